@@ -1,0 +1,196 @@
+"""``routerlib collect``: from command-line options to a recording with a progress bar."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from routerlib import paths
+
+if TYPE_CHECKING:
+    from routerlib.collect import Collector, CollectReport
+    from routerlib.models.openai_compatible import OpenAICompatibleModel
+    from routerlib.plans import Estimate
+    from routerlib.records import ModelCard, Problem
+
+SMALL = "qwen2.5-coder-0.5b-instruct-q4_k_m"
+LARGE = "qwen2.5-coder-1.5b-instruct-q4_k_m"
+
+# llama.cpp answers few requests at once; vLLM batches as many as it is given.
+CONCURRENCY = {"llamacpp": 4, "vllm": 128}
+
+
+def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its options to the parser's commands."""
+    command = commands.add_parser(
+        "collect",
+        help="record steps of two models into the store",
+        description="Records what is missing. Stop it with Ctrl-C and start it again: it goes on.",
+    )
+    command.add_argument("--benchmark", default="gsm8k")
+    command.add_argument("--split", default="train")
+    command.add_argument("--limit", type=int, default=12, help="problems, in the split's order")
+    command.add_argument("--data", type=Path, default=None, help="folder of benchmark files")
+    command.add_argument("--plan", choices=["lattice", "switch"], default="lattice")
+    command.add_argument("--depth", type=int, default=5, help="step decisions before the rest")
+    command.add_argument("--prompt", default="short-lines-v1")
+    command.add_argument("--small", default=SMALL, help="weights of the cheap model")
+    command.add_argument("--large", default=LARGE, help="weights of the dear model")
+    command.add_argument("--engine", choices=sorted(CONCURRENCY), default="llamacpp")
+    command.add_argument("--small-url", help="server that already runs, up to and with /v1")
+    command.add_argument("--large-url", help="server that already runs, up to and with /v1")
+    command.add_argument("--concurrency", type=int, default=None, help="calls in flight")
+    command.add_argument("--chunk", type=int, default=150, help="problems recorded together")
+    command.add_argument(
+        "--separate-machines",
+        action="store_true",
+        help="the models do not share a machine: call them at the same time",
+    )
+    command.add_argument("--traces", type=Path, default=paths.TRACES)
+    command.add_argument("--dry-run", action="store_true", help="print the expected calls only")
+    command.set_defaults(run=run_collect)
+
+
+def run_collect(options: argparse.Namespace) -> int:
+    """Record what is missing and return the exit status: 1 when calls failed, 130 when stopped."""
+    from routerlib.benchmarks import load_problems
+    from routerlib.collect import Collector
+    from routerlib.plans import CollectConfig, estimate
+    from routerlib.store import TraceWriter
+    from routerlib.weights import get_model_card
+
+    problems = load_problems(
+        options.benchmark, options.split, data_dir=options.data, limit=options.limit
+    )
+    config = CollectConfig(
+        plan=options.plan,
+        depth=options.depth,
+        prompt_version=options.prompt,
+        concurrency=options.concurrency or CONCURRENCY[options.engine],
+        shared_machine=not options.separate_machines,
+        chunk_problems=options.chunk,
+    )
+    cards = [get_model_card(name, options.engine) for name in (options.small, options.large)]
+    with contextlib.ExitStack() as opened:
+        writer = opened.enter_context(TraceWriter(options.traces))
+        planned = estimate(
+            problems,
+            [card.id for card in cards],
+            config,
+            writer.get_next_state,
+            writer.summarise_tokens(),
+        )
+        print(describe_estimate(planned), flush=True)
+        if options.dry_run or planned.problems == planned.problems_complete:
+            return 0
+        models = _open_models(options, cards, config.concurrency, opened)
+        bar = opened.enter_context(contextlib.closing(_Bar(planned.calls_expected)))
+        collector = Collector(models, cards, writer, config, on_change=bar.show)
+        return _record(collector, problems, options)
+
+
+def describe_estimate(planned: Estimate) -> str:
+    """Return the line that ``--dry-run`` prints."""
+    return (
+        f"{planned.problems} problems, {planned.problems_complete} of them complete. Expected: "
+        f"{planned.calls_expected} calls (at most {planned.calls_most}), "
+        f"{planned.completion_tokens_expected} completion tokens and "
+        f"{planned.prompt_tokens_expected} prompt tokens, by {planned.basis}."
+    )
+
+
+def _open_models(
+    options: argparse.Namespace,
+    cards: Sequence[ModelCard],
+    concurrency: int,
+    opened: contextlib.ExitStack,
+) -> list[OpenAICompatibleModel]:
+    """Make a client of each model, of the server that was named or of one started here."""
+    from routerlib.models.openai_compatible import OpenAICompatibleModel
+    from routerlib.serve import serve_local
+
+    prefill: Literal["continue_final_message", "plain"] = (
+        "continue_final_message" if options.engine == "vllm" else "plain"
+    )
+    names = (options.small, options.large)
+    models = []
+    urls = (options.small_url, options.large_url)
+    for card, name, given_url in zip(cards, names, urls, strict=True):
+        base_url = given_url
+        if base_url is None:
+            server = serve_local(options.engine, name, concurrency=concurrency, report=print_report)
+            base_url = opened.enter_context(server).base_url
+        models.append(
+            OpenAICompatibleModel(
+                id=card.id,
+                base_url=base_url,
+                model_name=name,
+                prefill=prefill,
+                max_in_flight=concurrency,
+            )
+        )
+    return models
+
+
+def _record(collector: Collector, problems: Sequence[Problem], options: argparse.Namespace) -> int:
+    from routerlib.collect import make_run
+
+    run = make_run(collector.config, collector.models, options.benchmark, options.split)
+
+    async def record() -> CollectReport:
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, task.cancel)
+        try:
+            return await collector.collect(problems, run)
+        finally:
+            for model in collector.models:
+                await model.aclose()
+
+    try:
+        report = asyncio.run(record())
+    except asyncio.CancelledError:
+        print("\nstopped; what was answered is recorded: run the same command to go on")
+        return 130
+    print(
+        f"\n{report.problems_done} of {report.problems_total} problems complete, "
+        f"{report.calls} calls ({report.errors} failed, {report.retries} retried), "
+        f"{report.completion_tokens} tokens"
+    )
+    if report.errors:
+        print("run the same command again: it asks only for the calls that failed")
+    return 1 if report.errors else 0
+
+
+class _Bar:
+    """A progress bar of calls with problems, tokens/s, errors and the time left."""
+
+    def __init__(self, expected_calls: int) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=expected_calls, unit="step", dynamic_ncols=True, mininterval=1.0)
+
+    def show(self, report: CollectReport) -> None:
+        self._bar.total = max(self._bar.total, report.calls)
+        self._bar.set_postfix_str(
+            f"problems {report.problems_done}/{report.problems_total}, "
+            f"{report.tokens_per_s:.0f} tokens/s, errors {report.errors}",
+            refresh=False,
+        )
+        self._bar.update(report.calls - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def print_report(line: str) -> None:
+    """Print a line of progress where it does not mix with results."""
+    print(line, file=sys.stderr, flush=True)

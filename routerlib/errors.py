@@ -1,0 +1,67 @@
+"""Named errors. Every message says what was wrong, the value, and what to do."""
+
+from __future__ import annotations
+
+
+class RouterlibError(Exception):
+    """Base of all errors that routerlib raises on purpose."""
+
+
+class BenchmarkError(RouterlibError):
+    """A benchmark file or row is missing or malformed."""
+
+
+class GradingError(RouterlibError):
+    """A gold answer cannot be read, so no reply can be graded against it."""
+
+
+class ModelError(RouterlibError):
+    """A model call failed for good (bad request, unusable answer, retries used up)."""
+
+
+class TransientModelError(ModelError):
+    """A model call failed in a way that may pass (timeout, 429, 5xx, closed connection)."""
+
+
+class WeightsError(RouterlibError):
+    """Model weights are missing or their SHA-256 is not the official one."""
+
+
+class ServerError(RouterlibError):
+    """A local model server could not be started or died."""
+
+
+class StoreError(RouterlibError):
+    """The trace store is inconsistent."""
+
+
+class SchemaVersionError(StoreError):
+    """The store was written with another schema version."""
+
+
+class CorruptFileError(StoreError):
+    """A Parquet file is truncated or unreadable."""
+
+
+class ManifestMismatchError(StoreError):
+    """Files on disk are not the ones that the manifest describes."""
+
+
+class UnpricedModelError(RouterlibError):
+    """A cost lens needs a price that the model does not have."""
+
+
+class OffRecordError(RouterlibError):
+    """A policy reached a state whose next step was never recorded."""
+
+
+class HiddenFieldError(RouterlibError):
+    """A policy asked for an observation field that its protocol hides."""
+
+
+class CalibrationError(RouterlibError):
+    """No threshold can meet the target with the calibration problems at hand."""
+
+
+class NotebookError(RouterlibError):
+    """A notebook has an unknown parameter, a wrong shape, or failed."""

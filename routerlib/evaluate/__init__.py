@@ -1,0 +1,29 @@
+"""Calibrate routers on one lattice, evaluate them on another, as tidy frames."""
+
+from __future__ import annotations
+
+from routerlib.evaluate.comparison import INDISTINGUISHABLE, judge
+from routerlib.evaluate.files import load_routers, save_routers
+from routerlib.evaluate.frames import RESULT_COLUMNS, Evaluation, evaluate_routers
+from routerlib.evaluate.routers import (
+    CalibratedRouter,
+    calibrate_router,
+    compute_settings,
+    compute_sweep,
+    evaluate_ends,
+)
+
+__all__ = [
+    "INDISTINGUISHABLE",
+    "RESULT_COLUMNS",
+    "CalibratedRouter",
+    "Evaluation",
+    "calibrate_router",
+    "compute_settings",
+    "compute_sweep",
+    "evaluate_ends",
+    "evaluate_routers",
+    "judge",
+    "load_routers",
+    "save_routers",
+]

@@ -1,0 +1,64 @@
+"""From the frames of an evaluation to the frames that the figures take, pure and without choices.
+
+Invariants: no number is computed here, rows are only selected and columns renamed; what has no
+value (a refused target, a step that no problem reached) is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import pandas as pd
+
+FIGURE_KINDS = {
+    "end": "reference",
+    "calibrated": "operating_point",
+    "curve": "sweep",
+    "oracle": "sweep",
+}
+TARGET_KINDS = {"MaxCost": "max_cost", "KeepAccuracy": "keep_accuracy"}
+
+
+def make_accuracy_cost_frame(
+    curve: pd.DataFrame, *, banded: Collection[str] | None = None
+) -> pd.DataFrame:
+    """Return the frame of ``plot_accuracy_cost`` from ``Evaluation.curve``.
+
+    The curves are those whose settings were chosen on calibration problems (kind ``curve``); the
+    sweeps with hindsight (kind ``sweep``) are left out. ``banded`` names the routers whose curves
+    keep their intervals, by default all: more than a few bands hide each other.
+    """
+    rows = curve[curve["kind"].isin(list(FIGURE_KINDS))]
+    if rows.empty:
+        raise ValueError(
+            f"no row of kind {list(FIGURE_KINDS)}; kinds: {sorted(set(curve['kind']))}"
+        )
+    rows = rows.assign(kind=rows["kind"].map(FIGURE_KINDS))
+    ends = ["cost_low", "cost_high", "accuracy_low", "accuracy_high"]
+    frame = rows[["router", "kind", "cost", "accuracy", *ends]].reset_index(drop=True)
+    if banded is not None:
+        bare = (frame["kind"] == "sweep") & ~frame["router"].isin(list(banded))
+        frame.loc[bare, ends] = np.nan
+    return frame
+
+
+def make_calibration_frame(calibration: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame of ``plot_calibration`` (both kinds) from ``Evaluation.calibration``."""
+    unknown = sorted(set(calibration["target_kind"]) - set(TARGET_KINDS))
+    if unknown:
+        raise ValueError(f"target_kind {unknown} is unknown; known: {list(TARGET_KINDS)}")
+    rows = calibration[calibration["value"].notna()]
+    rows = rows.assign(target_kind=rows["target_kind"].map(TARGET_KINDS))
+    kept = rows[["router", "target_kind", "asked", "value", "low", "high"]]
+    return kept.rename(columns={"asked": "target", "value": "achieved"}).reset_index(drop=True)
+
+
+def make_behaviour_frame(behaviour: pd.DataFrame, target: str) -> pd.DataFrame:
+    """Return the frame of ``plot_routing_behaviour`` at one target (its label) from
+    ``Evaluation.behaviour``."""
+    rows = behaviour[(behaviour["target"] == target) & behaviour["value"].notna()]
+    if rows.empty:
+        raise ValueError(f"no behaviour at {target!r}; targets: {sorted(set(behaviour['target']))}")
+    kept = rows[["router", "step", "value", "low", "high", "n"]]
+    return kept.rename(columns={"value": "share_large"}).reset_index(drop=True)

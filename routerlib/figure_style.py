@@ -1,0 +1,98 @@
+"""How every figure looks and is saved: one style sheet, one look for each router, one way out.
+
+Invariants: no two routers share a colour or a marker, so nothing rests on colour alone; saving the
+same figure twice gives the same bytes; only functions read the style sheet, importing does not.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+
+STYLE_SHEET = Path(__file__).with_name("style.mplstyle")
+COLUMN_WIDTH_IN = 3.5
+PAGE_WIDTH_IN = 7.0
+GREY = "#666666"
+CHORD_LINE = (0, (4, 2))
+
+
+@dataclass(frozen=True, slots=True)
+class RouterStyle:
+    """How one router looks in every figure; ``label`` is its short name there."""
+
+    label: str
+    color: str
+    marker: str
+    line: str = "-"
+
+    @property
+    def text_color(self) -> str:
+        """The colour as dark as text needs to be on white."""
+        red, green, blue = to_rgb(self.color)
+        return to_hex((0.8 * red, 0.8 * green, 0.8 * blue))
+
+
+# Hues tell the protocol (warm: before, blue: probe, green: draft), starting from Okabe and Ito,
+# Color Universal Design (2008). Learned routers have solid lines, rules have broken ones.
+ROUTER_STYLES = {
+    "always small": RouterStyle("always small", "#4D4D4D", "v"),
+    "always large": RouterStyle("always large", "#5D5D5D", "^"),
+    "random": RouterStyle("random", "#999999", "x", ":"),
+    "oracle": RouterStyle("oracle", "#000000", "*", "-"),
+    "learned (before)": RouterStyle("learned, before", "#D55E00", "o"),
+    "learned (probe)": RouterStyle("learned, probe", "#0072B2", "s"),
+    "learned (draft)": RouterStyle("learned, draft", "#009E73", "D"),
+    "first k steps large": RouterStyle("first k large", "#E69F00", ">", "--"),
+    "last steps large": RouterStyle("last steps large", "#8A5A2B", "<", "--"),
+    "problem length": RouterStyle("problem length", "#CC79A7", "P", "--"),
+    "first-token entropy": RouterStyle("first-token entropy", "#56B4E9", "h", "--"),
+    "draft mean log-probability": RouterStyle("draft, mean log p", "#77AA33", "X", "--"),
+    "draft min log-probability": RouterStyle("draft, min log p", "#3B6E22", "d", ":"),
+}
+
+
+def get_router_style(router: str) -> RouterStyle:
+    """Return a router's look, or raise ``ValueError`` for a name without one: no figure may give
+    a router a look of its own."""
+    if router not in ROUTER_STYLES:
+        raise ValueError(
+            f"router {router!r} has no style; add it to ROUTER_STYLES in figure_style.py "
+            f"(known: {', '.join(ROUTER_STYLES)})"
+        )
+    return ROUTER_STYLES[router]
+
+
+def use_style() -> AbstractContextManager[None]:
+    """Return a context in which matplotlib uses the style sheet, and nothing of the user's."""
+    return plt.style.context(["default", STYLE_SHEET])
+
+
+def make_figure(
+    n_panels: int = 1, *, width_in: float = COLUMN_WIDTH_IN, height_in: float = 2.8
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of panels side by side, left to right, in the style of all figures."""
+    with use_style():
+        figure, grid = plt.subplots(1, n_panels, figsize=(width_in, height_in), squeeze=False)
+    return figure, list(grid[0])
+
+
+def save_figure(figure: Figure, frame: pd.DataFrame, stem: str, directory: Path) -> list[Path]:
+    """Write ``stem``.png, ``stem``.pdf and the plotted numbers as ``stem``.csv; return the paths.
+
+    The files carry no date and no version, so the same figure is the same bytes. The CSV has ten
+    significant digits and no index.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    png, pdf, csv = (directory / f"{stem}.{suffix}" for suffix in ("png", "pdf", "csv"))
+    with use_style():
+        figure.savefig(png, metadata={"Software": None})
+        figure.savefig(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    frame.to_csv(csv, index=False, float_format="%.10g", lineterminator="\n")
+    return [png, pdf, csv]

@@ -1,0 +1,46 @@
+"""Recorded steps as a lattice of flat arrays: exact replay of any policy, the oracle, coverage.
+
+``build_lattice`` / ``load_lattice`` make it; ``evaluate_probabilities`` and ``follow_thresholds``
+score policies; ``oracle`` and ``frontier`` say what the record allows;
+``coverage`` and ``missing_expansions`` say what it lacks; ``restrict_one_way`` masks it to
+policies that escalate once.
+"""
+
+from routerlib.lattice.arrays import FORBIDDEN, MISSING, TERMINAL, Lattice, LatticePlan
+from routerlib.lattice.build import build_lattice, load_lattice, load_model_cards, load_tables
+from routerlib.lattice.clairvoyant import Frontier, frontier, oracle
+from routerlib.lattice.completeness import Coverage, coverage, missing_expansions
+from routerlib.lattice.modes import restrict_one_way
+from routerlib.lattice.replay import (
+    Values,
+    compute_edge_costs,
+    evaluate_probabilities,
+    follow_thresholds,
+    mask_probabilities,
+)
+from routerlib.lattice.rows import TraceTables
+
+__all__ = [
+    "FORBIDDEN",
+    "MISSING",
+    "TERMINAL",
+    "Coverage",
+    "Frontier",
+    "Lattice",
+    "LatticePlan",
+    "TraceTables",
+    "Values",
+    "build_lattice",
+    "compute_edge_costs",
+    "coverage",
+    "evaluate_probabilities",
+    "follow_thresholds",
+    "frontier",
+    "load_lattice",
+    "load_model_cards",
+    "load_tables",
+    "mask_probabilities",
+    "missing_expansions",
+    "oracle",
+    "restrict_one_way",
+]

@@ -1,0 +1,237 @@
+"""From the store's tables to integer look-up tables of the recorded graph.
+
+Only successful steps count (``error`` is null). Invariant: one recorded step for each (state,
+model, kind); two different ones are an error that says how to choose, never a silent pick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from routerlib.benchmarks.splits import compute_rank
+from routerlib.errors import StoreError
+from routerlib.features import FIELDS, PROBLEM_COLUMN
+from routerlib.records import StepKind, compute_state_id
+
+KINDS: tuple[StepKind, ...] = ("step", "tail")
+IS_ROOT = (pl.col("text") == "") & ~pl.col("is_terminal")
+
+IntArray = npt.NDArray[np.int32]
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TraceTables:
+    """The store's tables as polars frames, one row per record, columns named as its fields."""
+
+    problems: pl.DataFrame
+    states: pl.DataFrame
+    steps: pl.DataFrame
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RecordedGraph:
+    """P problems, S states and R steps, by integer.
+
+    ``root_state`` (P,); ``state_ids`` (S); ``step_of`` (2, S, K): row of the step of a kind (index
+    in ``KINDS``) from a state by a model, or -1; ``step_next`` (R,): state it reaches;
+    ``step_outcome`` (R,): 1 or 0 when it ends the solution, else NaN; ``prompt_tokens``,
+    ``shared_tokens``, ``completion_tokens`` (R,); ``steps``: the frame of the R rows with
+    ``state_text``; ``problem_fields``: name -> (P,).
+    """
+
+    problem_ids: tuple[str, ...]
+    state_ids: npt.NDArray[np.str_]
+    root_state: IntArray
+    step_of: IntArray
+    step_next: IntArray
+    step_outcome: FloatArray
+    prompt_tokens: FloatArray
+    shared_tokens: FloatArray
+    completion_tokens: FloatArray
+    steps: pl.DataFrame
+    problem_fields: dict[str, FloatArray]
+
+
+def index_graph(
+    tables: TraceTables,
+    *,
+    benchmark: str,
+    split: str,
+    model_ids: Sequence[str],
+    prompt_version: str | None,
+    temperature: float,
+    limit: int | None,
+) -> RecordedGraph:
+    """Return the recorded graph of the first ``limit`` problems of a benchmark's split, in the
+    order of ``benchmarks.splits.compute_rank``, so that any limit keeps a fair sample.
+
+    Raises ``StoreError`` when there is no such problem, when steps or states contradict each
+    other, or when more than one prompt version was recorded and none is named.
+    """
+    problems = tables.problems.filter(
+        (pl.col("benchmark") == benchmark) & (pl.col("split") == split)
+    ).unique("id", keep="first", maintain_order=True)
+    rank = [compute_rank(problem_id) for problem_id in problems["id"].to_list()]
+    problems = problems[np.argsort(np.array(rank, dtype=np.str_))]
+    problems = problems if limit is None else problems.head(limit)
+    if problems.is_empty():
+        raise StoreError(
+            f"no problem of benchmark {benchmark!r}, split {split!r} is in the store: record it "
+            "first (make collect), or name another"
+        )
+    ids = problems["id"]
+    states = _index_states(tables.states, ids)
+    usable = _filter_steps(
+        tables.steps.filter(pl.col("problem_id").is_in(ids.implode())),
+        model_ids=model_ids,
+        prompt_version=prompt_version,
+        temperature=temperature,
+    )
+    steps = _join_steps(usable, states, model_ids)
+    step_of = np.full((len(KINDS), len(states), len(model_ids)), -1, dtype=np.int32)
+    step_of[
+        steps["kind_index"].to_numpy(),
+        steps["from_index"].to_numpy(),
+        steps["model_index"].to_numpy(),
+    ] = np.arange(len(steps), dtype=np.int32)
+    roots = ids.to_frame("problem_id").join(
+        states.filter(IS_ROOT),
+        on="problem_id",
+        how="left",
+        maintain_order="left",
+        validate="1:1",
+    )
+    return RecordedGraph(
+        problem_ids=tuple(ids.to_list()),
+        state_ids=np.array(states["id"].to_list(), dtype=np.str_),
+        root_state=roots["state_index"].to_numpy().astype(np.int32),
+        step_of=step_of,
+        step_next=steps["next_index"].to_numpy().astype(np.int32),
+        step_outcome=_compute_outcomes(steps),
+        prompt_tokens=steps["prompt_tokens"].to_numpy().astype(np.float64),
+        shared_tokens=steps["shared_prompt_tokens"].to_numpy().astype(np.float64),
+        completion_tokens=steps["completion_tokens"].to_numpy().astype(np.float64),
+        steps=steps,
+        problem_fields=_get_problem_fields(problems),
+    )
+
+
+def _index_states(states: pl.DataFrame, problem_ids: pl.Series) -> pl.DataFrame:
+    """Return the problems' states with ``state_index``, with a root for each problem even when
+    nothing of it is recorded yet."""
+    states = states.select("id", "problem_id", "text", "is_terminal", "is_correct")
+    states = states.filter(pl.col("problem_id").is_in(problem_ids.implode())).unique(
+        maintain_order=True
+    )
+    twice = states.filter(pl.col("id").is_duplicated())
+    if len(twice):
+        raise StoreError(
+            f"state {twice['id'][0]!r} of problem {twice['problem_id'][0]!r} is stored twice with "
+            "different content: run `routerlib verify`"
+        )
+    rooted = set(states.filter(IS_ROOT)["problem_id"].to_list())
+    unrooted = [problem_id for problem_id in problem_ids.to_list() if problem_id not in rooted]
+    roots = pl.DataFrame(
+        {
+            "id": [compute_state_id(problem_id, "", False) for problem_id in unrooted],
+            "problem_id": unrooted,
+            "text": [""] * len(unrooted),
+            "is_terminal": [False] * len(unrooted),
+            "is_correct": [None] * len(unrooted),
+        },
+        schema=states.schema,
+    )
+    return pl.concat([states, roots]).with_row_index("state_index")
+
+
+def _filter_steps(
+    steps: pl.DataFrame,
+    *,
+    model_ids: Sequence[str],
+    prompt_version: str | None,
+    temperature: float,
+) -> pl.DataFrame:
+    """Return the successful steps that the lattice is made of, one for each expansion."""
+    usable = steps.filter(
+        pl.col("error").is_null()
+        & pl.col("model_id").is_in(list(model_ids))
+        & (pl.col("sample_index") == 0)
+        & (pl.col("temperature") == temperature)
+    ).unique("id", keep="first", maintain_order=True)
+    if prompt_version is not None:
+        usable = usable.filter(pl.col("prompt_version") == prompt_version)
+    versions = usable["prompt_version"].unique().sort().to_list()
+    if len(versions) > 1:
+        raise StoreError(f"steps of prompt versions {versions} are recorded: name prompt_version")
+    clash = usable.filter(pl.struct("state_id", "model_id", "kind").is_duplicated())
+    if len(clash):
+        row = clash.row(0, named=True)
+        raise StoreError(
+            f"state {row['state_id']!r} has more than one recorded step of kind {row['kind']!r} by "
+            f"model {row['model_id']!r} (other token caps or delimiter?): keep one of them"
+        )
+    return usable
+
+
+def _join_steps(
+    usable: pl.DataFrame, states: pl.DataFrame, model_ids: Sequence[str]
+) -> pl.DataFrame:
+    """Return the steps with the indices of their model, kind, and the states at both ends."""
+    before = states.select("state_index", "id", pl.col("text").alias("state_text"))
+    after = states.select(
+        "id", "is_terminal", "is_correct", pl.col("state_index").alias("next_index")
+    )
+    models = pl.DataFrame({"model_id": list(model_ids)}).with_row_index("model_index")
+    joined = (
+        usable.join(before, left_on="state_id", right_on="id", how="left", maintain_order="left")
+        .rename({"state_index": "from_index"})
+        .join(after, left_on="next_state_id", right_on="id", how="left", maintain_order="left")
+        .join(models, on="model_id", how="left", maintain_order="left")
+        .with_columns((pl.col("kind") == "tail").cast(pl.Int32).alias("kind_index"))
+    )
+    broken = joined.filter(pl.col("from_index").is_null() | pl.col("next_index").is_null())
+    if len(broken):
+        raise StoreError(
+            f"step {broken['id'][0]!r} leaves or reaches a state that is not stored: run "
+            "`routerlib verify`"
+        )
+    endless = joined.filter((pl.col("kind") == "tail") & ~pl.col("is_terminal"))
+    if len(endless):
+        raise StoreError(
+            f"step {endless['id'][0]!r} is a tail, but the state it reaches is not terminal: run "
+            "`routerlib verify`"
+        )
+    return joined
+
+
+def _compute_outcomes(steps: pl.DataFrame) -> FloatArray:
+    """Return (R,) 1 or 0 for steps that end the solution, NaN for the others."""
+    ends = steps["is_terminal"]
+    ungraded = steps.filter(ends & steps["is_correct"].is_null())
+    if len(ungraded):
+        raise StoreError(
+            f"step {ungraded['id'][0]!r} ends the solution of problem "
+            f"{ungraded['problem_id'][0]!r}, but the state it reaches is not graded: grade it"
+        )
+    right = steps["is_correct"].fill_null(False).to_numpy().astype(np.float64)
+    return np.where(ends.to_numpy(), right, np.nan)
+
+
+def _get_problem_fields(problems: pl.DataFrame) -> dict[str, FloatArray]:
+    """Return the problem features as fields, (P,) each. Raises ``StoreError`` for a column that
+    no field documents."""
+    fields: dict[str, FloatArray] = {}
+    for column in problems.columns:
+        if not column.startswith(PROBLEM_COLUMN):
+            continue
+        name = "problem_" + column.removeprefix(PROBLEM_COLUMN)
+        if name not in FIELDS:
+            raise StoreError(f"problems have a column {column!r} but features.FIELDS no {name!r}")
+        fields[name] = problems[column].to_numpy().astype(np.float64)
+    return fields

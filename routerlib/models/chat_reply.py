@@ -1,0 +1,115 @@
+"""Reading one ``/v1/chat/completions`` reply (pure: decoded JSON in, ``Completion`` out).
+
+Invariants: token counts are the server's own, never guessed; ``token_logprobs`` has one entry per
+reported token or none at all; a reply that cannot be used is a ``ModelError``, never a text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from routerlib.errors import ModelError
+from routerlib.records import Completion, EndedBy, Request
+
+PLACEHOLDER_LOGPROB = -9999.0
+"""Servers write this where they have no log-probability (OpenAI, vLLM)."""
+
+
+def read_completion(
+    reply: Any,
+    request: Request,
+    *,
+    echoed: str,
+    request_id: str | None,
+    latency_s: float,
+    retries: int,
+) -> Completion:
+    """Return the first choice of a decoded reply.
+
+    ``echoed`` is the prefill where the server repeats it at the start of its text (llama.cpp
+    does), else empty. ``request_id`` is the id in the reply's headers; the body's own id stands in
+    for it.
+
+    Raises:
+        ModelError: no choice, no usage, or a finish reason other than "stop" and "length".
+    """
+    try:
+        choice = reply["choices"][0]
+        text = choice["message"].get("content") or ""
+        finish_reason = choice["finish_reason"]
+    except (KeyError, IndexError, TypeError, AttributeError) as failure:
+        raise ModelError(f"a reply without a choice: {str(reply)[:300]}") from failure
+    usage = reply.get("usage")
+    if not isinstance(usage, dict) or not {"prompt_tokens", "completion_tokens"} <= usage.keys():
+        raise ModelError(
+            f"a reply without token counts (usage is {usage!r}): its cost would be unknown. Use a "
+            f"server that reports usage"
+        )
+    text = text.removeprefix(echoed)
+    completion_tokens = int(usage["completion_tokens"])
+    entries = (choice.get("logprobs") or {}).get("content") or []
+    return Completion(
+        text=text,
+        ended_by=_read_ended_by(choice, entries, completion_tokens, request.stop),
+        prompt_tokens=int(usage["prompt_tokens"]),
+        completion_tokens=completion_tokens,
+        cached_prompt_tokens=int(
+            (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        ),
+        token_logprobs=_read_token_logprobs(entries),
+        first_token_top=_read_first_token_top(entries),
+        finish_reason=finish_reason,
+        returned_model=str(reply.get("model") or ""),
+        request_id=request_id or str(reply.get("id") or ""),
+        latency_s=latency_s,
+        retries=retries,
+    )
+
+
+def _read_ended_by(
+    choice: dict[str, Any], entries: Sequence[Any], completion_tokens: int, stop: tuple[str, ...]
+) -> EndedBy:
+    """Say what ended the text.
+
+    vLLM names the stop string in ``stop_reason`` (None at the end mark). llama.cpp reports the end
+    mark's token, but not the tokens that held a stop string: fewer tokens are reported than were
+    generated. So a server that reports no token at all is taken to have met the stop string: a
+    solution is rather continued once too often than cut off.
+    """
+    finish_reason = choice["finish_reason"]
+    if finish_reason == "length":
+        return "length"
+    if finish_reason != "stop":
+        raise ModelError(
+            f"a reply that ended by {finish_reason!r}, where 'stop' or 'length' was expected"
+        )
+    if "stop_reason" in choice:
+        return "delimiter" if choice["stop_reason"] in stop else "eos"
+    if not stop:
+        return "eos"
+    last_token = str(entries[-1].get("token", "")) if entries else ""
+    if any(string in last_token for string in stop) or len(entries) < completion_tokens:
+        return "delimiter"
+    return "eos"
+
+
+def _is_missing(logprob: Any) -> bool:
+    return logprob is None or not math.isfinite(logprob) or logprob <= PLACEHOLDER_LOGPROB
+
+
+def _read_token_logprobs(entries: Sequence[Any]) -> tuple[float, ...]:
+    values = [entry.get("logprob") for entry in entries]
+    return () if any(map(_is_missing, values)) else tuple(float(value) for value in values)
+
+
+def _read_first_token_top(entries: Sequence[Any]) -> tuple[tuple[str, float], ...]:
+    """Return the first token's alternatives, most probable first, placeholders left out."""
+    top = (entries[0].get("top_logprobs") or []) if entries else []
+    pairs = [
+        (str(entry["token"]), float(entry["logprob"]))
+        for entry in top
+        if not _is_missing(entry.get("logprob"))
+    ]
+    return tuple(sorted(pairs, key=lambda pair: -pair[1]))

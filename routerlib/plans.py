@@ -1,0 +1,223 @@
+"""Which expansions a plan needs, and how many of them are still missing.
+
+Everything here is computed from problems, settings and what is recorded; nothing calls a model.
+Invariant: the id of an expansion is the hash of all that determines its request, so what is
+recorded is never asked for again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from routerlib.prompts import PROMPTS
+from routerlib.records import Problem, State, StepKind, compute_state_id, compute_step_id
+from routerlib.steps import StepRule
+
+Plan = Literal["lattice", "switch"]
+GetNextState = Callable[[str], State | None]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectConfig:
+    """What is recorded and how.
+
+    ``depth`` is the number of step decisions before each model completes the rest. Models are
+    called one after the other when ``shared_machine`` holds, else all at once. ``concurrency``
+    bounds the calls in flight, ``chunk_problems`` the problems whose frontiers are open together;
+    a run gives up after ``max_consecutive_failures`` failed calls in a row.
+    """
+
+    plan: Plan = "lattice"
+    depth: int = 5
+    prompt_version: str = "short-lines-v1"
+    delimiter: str = "\n"
+    max_step_tokens: int = 100
+    max_tail_tokens: int = 200
+    temperature: float = 0.0
+    top_logprobs: int = 10
+    sample_index: int = 0
+    concurrency: int = 128
+    shared_machine: bool = True
+    chunk_problems: int = 150
+    max_consecutive_failures: int = 20
+
+    def __post_init__(self) -> None:
+        if self.plan not in ("lattice", "switch"):
+            raise ValueError(f"unknown plan {self.plan!r}: use 'lattice' or 'switch'")
+        if self.prompt_version not in PROMPTS:
+            raise ValueError(
+                f"unknown prompt version {self.prompt_version!r}: use one of {sorted(PROMPTS)}"
+            )
+        positive = ("concurrency", "chunk_problems", "max_consecutive_failures")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.depth < 0:
+            raise ValueError(f"depth must not be negative, got {self.depth}")
+        _ = self.step_rule
+
+    @property
+    def step_rule(self) -> StepRule:
+        return StepRule(self.delimiter, self.max_step_tokens, self.max_tail_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """One call to make: ``model_index`` continues ``state``."""
+
+    id: str
+    problem: Problem
+    state: State
+    model_index: int
+    kind: StepKind
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Calls and tokens that a run is expected to need, beside the most it can need.
+
+    ``basis`` says where the averages come from: problems already recorded, or the defaults.
+    """
+
+    problems: int
+    problems_complete: int
+    calls_expected: int
+    calls_most: int
+    completion_tokens_expected: int
+    prompt_tokens_expected: int
+    basis: str
+
+
+def get_plan_actions(
+    plan: Plan, depth: int, max_depth: int, model_count: int
+) -> list[tuple[int, StepKind]]:
+    """Return (model index, kind) of the expansions that a plan makes of an open state.
+
+    >>> get_plan_actions("switch", 0, 5, 2)
+    [(0, 'step'), (1, 'tail')]
+    """
+    if depth >= max_depth:
+        return [(index, "tail") for index in range(model_count)]
+    if plan == "switch":
+        return [(0, "step"), *((index, "tail") for index in range(1, model_count))]
+    return [(index, "step") for index in range(model_count)]
+
+
+def make_root(problem: Problem) -> State:
+    """Return the state of a problem without any step."""
+    return State(
+        id=compute_state_id(problem.id, "", False),
+        problem_id=problem.id,
+        depth=0,
+        text="",
+        is_terminal=False,
+        extracted_answer=None,
+        is_correct=None,
+    )
+
+
+def make_expansion(
+    problem: Problem,
+    state: State,
+    action: tuple[int, StepKind],
+    model_ids: Sequence[str],
+    config: CollectConfig,
+) -> Expansion:
+    """Return the expansion that an action (model index, kind) of the plan makes of a state."""
+    model_index, kind = action
+    step_id = compute_step_id(
+        problem_id=problem.id,
+        prefix=state.text,
+        model_id=model_ids[model_index],
+        kind=kind,
+        temperature=config.temperature,
+        max_tokens=config.step_rule.get_max_tokens(kind),
+        delimiter=config.delimiter,
+        prompt_version=config.prompt_version,
+        sample_index=config.sample_index,
+    )
+    return Expansion(step_id, problem, state, model_index, kind)
+
+
+def list_expansions(
+    problems: Iterable[Problem],
+    model_ids: Sequence[str],
+    config: CollectConfig,
+    get_next_state: GetNextState,
+) -> tuple[list[Expansion], dict[str, int]]:
+    """Walk what is recorded and return the expansions that are missing at its edge, and the number
+    of recorded expansions of each problem. A problem without missing ones is complete."""
+    missing: list[Expansion] = []
+    recorded: dict[str, int] = {}
+    for problem in problems:
+        recorded[problem.id] = 0
+        frontier = {"": make_root(problem)}
+        for depth in range(config.depth + 1):
+            following: dict[str, State] = {}
+            for state in frontier.values():
+                for action in get_plan_actions(config.plan, depth, config.depth, len(model_ids)):
+                    expansion = make_expansion(problem, state, action, model_ids, config)
+                    reached = get_next_state(expansion.id)
+                    if reached is None:
+                        missing.append(expansion)
+                        continue
+                    recorded[problem.id] += 1
+                    if not reached.is_terminal:
+                        following[reached.text] = reached
+            frontier = following
+    return missing, recorded
+
+
+def estimate(
+    problems: Sequence[Problem],
+    model_ids: Sequence[str],
+    config: CollectConfig,
+    get_next_state: GetNextState,
+    mean_tokens: tuple[float, float] | None = None,
+) -> Estimate:
+    """Return the calls and tokens still to be expected, without calling any model.
+
+    ``mean_tokens`` are the completion and prompt tokens of a recorded call, if any is recorded.
+
+    Averages come from the complete problems of ``problems`` when there are at least five, else
+    from a first recording of GSM8K at depth 5 (20 states a problem, 18 completion tokens and
+    1,100 prompt tokens a call), scaled to the plan's size.
+    """
+    missing, recorded = list_expansions(problems, model_ids, config, get_next_state)
+    unfinished = {expansion.problem.id for expansion in missing}
+    complete = [problem.id for problem in problems if problem.id not in unfinished]
+    most = _count_most_calls(config, len(model_ids))
+    if len(complete) >= 5 and mean_tokens is not None:
+        calls = sum(recorded[problem_id] for problem_id in complete) / len(complete)
+        completion_tokens, prompt_tokens = mean_tokens
+        basis = f"{len(complete)} problems already recorded"
+    else:
+        reference = {"lattice": 20.0 * len(model_ids), "switch": 4.0 * len(model_ids)}[config.plan]
+        calls = min(reference, float(most))
+        completion_tokens, prompt_tokens = 18.0, 1100.0
+        basis = "a first recording of GSM8K"
+    edge: dict[str, int] = {}
+    for expansion in missing:
+        edge[expansion.problem.id] = edge.get(expansion.problem.id, 0) + 1
+    expected = sum(max(edge[p], round(calls) - recorded[p]) for p in unfinished)
+    return Estimate(
+        problems=len(problems),
+        problems_complete=len(complete),
+        calls_expected=expected,
+        calls_most=sum(max(edge[p], most - recorded[p]) for p in unfinished),
+        completion_tokens_expected=round(expected * completion_tokens),
+        prompt_tokens_expected=round(expected * prompt_tokens),
+        basis=basis,
+    )
+
+
+def _count_most_calls(config: CollectConfig, model_count: int) -> int:
+    """Calls of a problem whose paths never merge and never end early."""
+    states, calls = 1, 0
+    for depth in range(config.depth + 1):
+        actions = get_plan_actions(config.plan, depth, config.depth, model_count)
+        calls += states * len(actions)
+        states *= sum(kind == "step" for _, kind in actions)
+    return calls

@@ -1,0 +1,42 @@
+"""Policies: who writes the next step. Baselines and learned ones share one method."""
+
+from __future__ import annotations
+
+from routerlib.policies.baselines import (
+    BASELINES,
+    AlwaysLarge,
+    AlwaysSmall,
+    FirstSteps,
+    FirstTokenEntropy,
+    LastSteps,
+    MeanLogprobThreshold,
+    MinLogprobThreshold,
+    ProblemLength,
+    RandomPolicy,
+)
+from routerlib.policies.files import load_policy, save_policy
+from routerlib.policies.network import EnsemblePolicy, MLPPolicy
+from routerlib.policies.protocol import NEVER_LARGE, Policy, decide
+from routerlib.policies.ranking import RankedPolicy, rank_policy
+
+__all__ = [
+    "BASELINES",
+    "NEVER_LARGE",
+    "AlwaysLarge",
+    "AlwaysSmall",
+    "EnsemblePolicy",
+    "FirstSteps",
+    "FirstTokenEntropy",
+    "LastSteps",
+    "MLPPolicy",
+    "MeanLogprobThreshold",
+    "MinLogprobThreshold",
+    "Policy",
+    "ProblemLength",
+    "RandomPolicy",
+    "RankedPolicy",
+    "decide",
+    "load_policy",
+    "rank_policy",
+    "save_policy",
+]

@@ -1,0 +1,94 @@
+"""Learned policies to one ``.pt`` file and back.
+
+Invariants: the file holds tensors, numbers and strings only and is read with ``weights_only``, so
+that a policy from elsewhere cannot run code; feature names travel with the weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from routerlib.features import Standardiser
+from routerlib.policies.network import EnsemblePolicy, MLPPolicy, build_network
+from routerlib.policies.protocol import Policy
+from routerlib.policies.ranking import RankedPolicy
+
+FORMAT = 1
+
+
+def save_policy(policy: Policy, path: Path) -> None:
+    """Write an MLPPolicy, or an EnsemblePolicy or RankedPolicy of such. TypeError for others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"format": FORMAT, "policy": _pack(policy)}, path)
+
+
+def load_policy(path: Path) -> Policy:
+    """Read what ``save_policy`` wrote. ValueError when the file is of another kind."""
+    content = torch.load(path, weights_only=True, map_location="cpu")
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise ValueError(
+            f"{path} is not a policy file of format {FORMAT} (found {found}); train it again"
+        )
+    return _unpack(content["policy"])
+
+
+def _pack(policy: Policy) -> dict[str, Any]:
+    if isinstance(policy, MLPPolicy):
+        return {
+            "kind": "mlp",
+            "name": policy.name,
+            "protocol": policy.protocol,
+            "features": list(policy.standardiser.names),
+            "mean": torch.from_numpy(policy.standardiser.mean),
+            "scale": torch.from_numpy(policy.standardiser.scale),
+            "width": policy.width,
+            "activation": policy.activation,
+            "weights": dict(policy.network.state_dict()),
+            "config": dict(policy.config),
+        }
+    if isinstance(policy, EnsemblePolicy):
+        return {
+            "kind": "ensemble",
+            "name": policy.name,
+            "average": policy.average,
+            "members": [_pack(member) for member in policy.members],
+        }
+    if isinstance(policy, RankedPolicy):
+        return {
+            "kind": "ranked",
+            "inner": _pack(policy.inner),
+            "log_odds": torch.from_numpy(policy.log_odds),
+            "ranks": torch.from_numpy(policy.ranks),
+        }
+    raise TypeError(f"{policy.name}: a {type(policy).__name__} has nothing learnt to save")
+
+
+def _unpack(packed: dict[str, Any]) -> Policy:
+    if packed["kind"] == "ensemble":
+        members = tuple(_unpack(member) for member in packed["members"])
+        return EnsemblePolicy(packed["name"], members, packed["average"])
+    if packed["kind"] == "ranked":
+        return RankedPolicy(
+            _unpack(packed["inner"]), packed["log_odds"].numpy(), packed["ranks"].numpy()
+        )
+    n_models = packed["weights"]["4.bias"].shape[0]
+    network = build_network(
+        len(packed["features"]), n_models, packed["width"], packed["activation"], torch.Generator()
+    )
+    network.load_state_dict(packed["weights"])
+    standardiser = Standardiser(
+        tuple(packed["features"]), packed["mean"].numpy(), packed["scale"].numpy()
+    )
+    return MLPPolicy(
+        packed["name"],
+        packed["protocol"],
+        standardiser,
+        network,
+        packed["width"],
+        packed["activation"],
+        packed["config"],
+    )

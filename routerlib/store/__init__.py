@@ -1,0 +1,22 @@
+"""The trace store: Parquet files that are recorded once, checked always, and queried with SQL.
+
+Modules: ``schema`` (tables), ``files`` (one file), ``manifest`` (which files), ``writer`` (append
+rows), ``reading`` (tables), ``compaction`` (few ordered files), ``database`` (SQL; the only
+module that imports duckdb), ``verification`` and ``links`` (every problem of a store).
+"""
+
+from routerlib.store.compaction import compact
+from routerlib.store.database import build_database, open_store, query
+from routerlib.store.reading import load_table
+from routerlib.store.verification import verify
+from routerlib.store.writer import TraceWriter
+
+__all__ = [
+    "TraceWriter",
+    "build_database",
+    "compact",
+    "load_table",
+    "open_store",
+    "query",
+    "verify",
+]

@@ -1,0 +1,210 @@
+"""SQL over the store: views over its Parquet files, and views that answer usual questions.
+
+The only module that imports duckdb. Invariants: nothing here changes the store; a connection can
+read no file outside it and its settings cannot be changed. Rows that several shards hold (those of
+two machines put together) are one row only after compaction.
+
+Besides one view per table:
+
+- ``answers``: one row per finished solution, with its problem.
+- ``solo_paths``: one row per problem, model and sampling setting: the model alone from the
+  problem to its answer, tokens summed over the path; ``is_complete`` is false where the path
+  leaves what is recorded.
+- ``solo``: ``solo_paths`` in the mean over complete problems: each model's accuracy and tokens a
+  problem.
+- ``agreement``: one row per state that two or more models continued, with ``agrees``: all wrote
+  the same next step and reached the same state.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+
+from routerlib.errors import StoreError
+from routerlib.store.files import list_files
+from routerlib.store.reading import check_store, read_files
+from routerlib.store.schema import TABLES, make_schema
+
+DATABASE_NAME = "traces.duckdb"
+
+_SQL_TYPES = {
+    "string": "VARCHAR",
+    "int32": "INTEGER",
+    "int64": "BIGINT",
+    "float": "FLOAT",
+    "double": "DOUBLE",
+    "bool": "BOOLEAN",
+}
+
+# Shards may hold a run twice: when it started and when it ended.
+_LATEST_RUN = "QUALIFY row_number() OVER (PARTITION BY id ORDER BY ended_at DESC NULLS LAST) = 1"
+
+HELPER_VIEWS = {
+    "answers": """
+        SELECT problems.benchmark, problems.split, states.problem_id, problems.subject,
+               problems.level, states.id AS state_id, states.depth, states.text,
+               states.extracted_answer, states.is_correct
+        FROM states JOIN problems ON problems.id = states.problem_id
+        WHERE states.is_terminal
+    """,
+    # At a state with both, "step" comes before "tail": the deeper recording. A step of no text
+    # leads back to its state and ends the path, which is then not complete.
+    "solo_paths": """
+        WITH RECURSIVE own AS (
+            SELECT steps.*, states.is_terminal, states.is_correct, states.extracted_answer
+            FROM steps JOIN states ON states.id = steps.next_state_id
+            WHERE steps.error IS NULL
+            QUALIFY row_number() OVER (
+                PARTITION BY state_id, model_id, prompt_version, temperature, sample_index
+                ORDER BY kind, max_tokens, steps.id
+            ) = 1
+        ),
+        walk AS (
+            SELECT own.problem_id, model_id, prompt_version, temperature, sample_index,
+                   next_state_id, 1 AS steps, completion_tokens, prompt_tokens,
+                   own.is_terminal, own.is_correct, own.extracted_answer
+            FROM own JOIN states ON states.id = own.state_id
+            WHERE states.text = ''
+            UNION ALL
+            SELECT walk.problem_id, walk.model_id, walk.prompt_version, walk.temperature,
+                   walk.sample_index, own.next_state_id, walk.steps + 1,
+                   walk.completion_tokens + own.completion_tokens,
+                   walk.prompt_tokens + own.prompt_tokens,
+                   own.is_terminal, own.is_correct, own.extracted_answer
+            FROM walk JOIN own ON own.state_id = walk.next_state_id
+                AND own.model_id = walk.model_id
+                AND own.prompt_version = walk.prompt_version
+                AND own.temperature = walk.temperature
+                AND own.sample_index = walk.sample_index
+            WHERE NOT walk.is_terminal AND own.next_state_id <> own.state_id
+        )
+        SELECT problems.benchmark, problems.split, walk.problem_id, walk.model_id,
+               walk.prompt_version, walk.temperature, walk.sample_index, walk.steps,
+               walk.completion_tokens, walk.prompt_tokens, walk.is_terminal AS is_complete,
+               walk.extracted_answer, walk.is_correct
+        FROM walk JOIN problems ON problems.id = walk.problem_id
+        QUALIFY row_number() OVER (
+            PARTITION BY walk.problem_id, model_id, prompt_version, temperature, sample_index
+            ORDER BY walk.steps DESC
+        ) = 1
+    """,
+    "solo": """
+        SELECT benchmark, split, model_id, prompt_version, temperature, sample_index,
+               count(*) FILTER (is_complete) AS problems,
+               count(*) FILTER (NOT is_complete) AS incomplete_problems,
+               avg(is_correct::INTEGER) FILTER (is_complete) AS accuracy,
+               avg(steps) FILTER (is_complete) AS steps_per_problem,
+               avg(completion_tokens) FILTER (is_complete) AS completion_tokens_per_problem,
+               avg(prompt_tokens) FILTER (is_complete) AS prompt_tokens_per_problem
+        FROM solo_paths
+        GROUP BY ALL
+        ORDER BY ALL
+    """,
+    "agreement": """
+        SELECT problems.benchmark, problems.split, steps.problem_id, steps.state_id,
+               states.depth, steps.kind, steps.prompt_version, steps.temperature,
+               steps.sample_index, count(DISTINCT model_id) AS models,
+               count(DISTINCT next_state_id) = 1 AS agrees
+        FROM steps
+        JOIN states ON states.id = steps.state_id
+        JOIN problems ON problems.id = steps.problem_id
+        WHERE steps.error IS NULL
+        GROUP BY ALL
+        HAVING count(DISTINCT model_id) > 1
+    """,
+}
+
+
+def open_store(root: Path) -> duckdb.DuckDBPyConnection:
+    """Return a connection whose views show the store at ``root``; close it after use.
+
+    It lives in memory and can read nothing outside ``root``. Errors as ``load_table``.
+    """
+    connection = duckdb.connect()
+    try:
+        _create_views(connection, root)
+        folder = str(root.resolve()).replace("'", "''")
+        connection.execute(f"SET allowed_directories = ['{folder}']")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def build_database(root: Path) -> Path:
+    """Write ``traces.duckdb``, a database of the same views, for the duckdb command line and other
+    tools, and return its path.
+
+    The views name the Parquet files by this machine's paths and show what is there when they are
+    used: build it again after moving the store, and when a table got its first rows or a new
+    column. Errors as ``load_table``.
+    """
+    path = root / DATABASE_NAME
+    hidden = path.with_name(f".{DATABASE_NAME}.{os.getpid()}.new")
+    hidden.unlink(missing_ok=True)
+    try:
+        with duckdb.connect(str(hidden)) as connection:
+            _create_views(connection, root)
+        hidden.replace(path)
+    finally:
+        hidden.unlink(missing_ok=True)
+    return path
+
+
+def query(root: Path, sql: str) -> pd.DataFrame:
+    """Return the result of one read-only SQL statement over the store.
+
+    Raises StoreError for a statement that is not a SELECT (WITH, DESCRIBE, SHOW and SUMMARIZE
+    count as one) or that fails, and the errors of ``load_table``.
+    """
+    with open_store(root) as connection:
+        try:
+            statements = connection.extract_statements(sql)
+            if len(statements) != 1:
+                raise StoreError(f"give one SQL statement, got {len(statements)} in {sql!r:.200}")
+            kind = statements[0].type
+            if kind != duckdb.StatementType.SELECT:
+                raise StoreError(
+                    f"the store is read only, so {kind.name} is refused: use a SELECT, "
+                    f"got {sql!r:.200}"
+                )
+            return connection.execute(statements[0]).df()
+        except duckdb.Error as error:
+            raise StoreError(
+                f"SQL failed: {error}\nThe tables are {', '.join((*TABLES, *HELPER_VIEWS))}"
+            ) from error
+
+
+def _create_views(connection: duckdb.DuckDBPyConnection, root: Path) -> None:
+    check_store(root, TABLES)
+    for name in TABLES:
+        connection.execute(f"CREATE VIEW {name} AS {_make_select(root, name)}")
+    for name, sql in HELPER_VIEWS.items():
+        connection.execute(f"CREATE VIEW {name} AS {sql}")
+
+
+def _make_select(root: Path, name: str) -> str:
+    """SQL that selects all rows of a table: its files as they are now, or a table without rows."""
+    paths = list_files(root, name)
+    if not paths:
+        columns = (
+            f"NULL::{_get_sql_type(str(field.type))} AS {field.name}" for field in make_schema(name)
+        )
+        return f"SELECT {', '.join(columns)} WHERE false"
+    read_files(paths, name, make_schema(name).names[:1])  # named errors before duckdb's
+    pattern = str(root.resolve() / name / "*.parquet").replace("'", "''")
+    latest = _LATEST_RUN if name == "runs" else ""
+    return f"SELECT * FROM read_parquet('{pattern}', union_by_name = true) {latest}"
+
+
+def _get_sql_type(arrow_type: str) -> str:
+    if arrow_type.startswith("list<"):
+        element = arrow_type.removesuffix(">").split(": ")[1].removesuffix(" not null")
+        return f"{_SQL_TYPES[element]}[]"
+    return _SQL_TYPES[arrow_type]

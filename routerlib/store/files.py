@@ -1,0 +1,179 @@
+"""Files of the store: where they are, how one is written whole or not at all, how one is read.
+
+Layout: ``<root>/<table>/part-<utc>-<random>.parquet`` (shards, as recorded),
+``<root>/<table>/<table>-000.parquet`` (compacted), ``<root>/manifest.json``. Invariants: a file
+that has its final name is complete; hidden files (leading dot) are not part of the store; a
+writer holds an exclusive lock that dies with its process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from routerlib.errors import CorruptFileError, SchemaVersionError, StoreError
+from routerlib.records import SCHEMA_VERSION
+from routerlib.store.schema import get_features, make_schema
+
+SHARD_PREFIX = "part-"
+LOCK_NAME = "writer.lock"
+_COMPRESSION_LEVEL = 9
+
+
+def list_files(root: Path, name: str) -> list[Path]:
+    """Return a table's Parquet files by name: compacted files and shards, oldest shard first."""
+    return sorted(p for p in (root / name).glob("*.parquet") if not p.name.startswith("."))
+
+
+def is_shard(path: Path) -> bool:
+    """Say whether a file is a shard, that is, as a writer flushed it."""
+    return path.name.startswith(SHARD_PREFIX)
+
+
+def make_shard_name() -> str:
+    """Return a new shard's name; names sort by time."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    return f"{SHARD_PREFIX}{stamp}-{uuid.uuid4().hex[:8]}.parquet"
+
+
+def compute_file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a hidden file beside ``path``, then give it its name.
+
+    The bytes are on the disk before the name is, so a crash leaves the whole file or none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(hidden)
+        sync(hidden)
+        hidden.replace(path)
+    finally:
+        hidden.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    write_atomically(path, lambda hidden: _write_text(hidden, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write an Arrow table whole or not at all; equal rows and schema give equal bytes."""
+    whole = table.combine_chunks()
+    write_atomically(
+        path,
+        lambda hidden: pq.write_table(
+            whole,
+            hidden,
+            compression="zstd",
+            compression_level=_COMPRESSION_LEVEL,
+            use_dictionary=True,
+            write_page_checksum=True,
+        ),
+    )
+
+
+def read_parquet(path: Path, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the rows of one file of table ``name``, all columns or those named.
+
+    Raises CorruptFileError (truncated, damaged), SchemaVersionError (another version), StoreError
+    (gone meanwhile, another table, other columns).
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            check_file_schema(path, name, file.schema_arrow)
+            return file.read(columns=None if columns is None else list(columns))
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{path} went away while the store was read (a compaction?): read again"
+        ) from error
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptFileError(
+            f"{path} cannot be read ({_get_first_line(error)}): restore it from version control, "
+            "or delete it and record its rows again"
+        ) from error
+
+
+def _get_first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def check_file_schema(path: Path, name: str, schema: pa.Schema) -> None:
+    """Raise SchemaVersionError or StoreError unless ``schema`` is the one of table ``name``."""
+    metadata = schema.metadata or {}
+    version = metadata.get(b"routerlib.schema_version", b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise SchemaVersionError(
+            f"{path} has schema version {version}, this code reads version {SCHEMA_VERSION}: "
+            "use the release that wrote it, or record again"
+        )
+    table = metadata.get(b"routerlib.table", b"none").decode()
+    if table != name:
+        raise StoreError(f"{path} is a file of table {table!r} in the folder of {name!r}: move it")
+    expected = make_schema(name, get_features(schema.names) if name == "problems" else ())
+    if not schema.equals(expected):
+        different = sorted({str(f) for f in schema} ^ {str(f) for f in expected})
+        raise StoreError(
+            f"{path} has other columns than table {name} ({', '.join(different) or 'order'}): "
+            "restore it from version control, or delete it and record its rows again"
+        )
+
+
+class StoreLock:
+    """Exclusive right to change a store, held from construction to ``release``.
+
+    It is a ``flock`` on ``writer.lock``, so it ends with its process, however that ends. The file
+    itself stays. Raises StoreError when somebody else holds it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        path = root / LOCK_NAME
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            raise StoreError(
+                f"{root} is being written by process {holder}: wait until it ends, or stop it"
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        self._descriptor: int | None = descriptor
+
+    def release(self) -> None:
+        """Give the right back; a second call does nothing."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = None

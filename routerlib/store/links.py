@@ -1,0 +1,203 @@
+"""What rows of a store must satisfy, each alone and together: keys, links, texts, ids.
+
+Invariant: pure functions from rows to lines, one line per problem, in the rows' order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from routerlib.records import compute_state_id, compute_step_id
+from routerlib.store.schema import PRIMARY_KEYS, Row
+
+_RECORD_AGAIN = "restore the files from version control, or delete the row's file and record again"
+_COUNTS = (
+    "completion_tokens",
+    "prompt_tokens",
+    "cached_prompt_tokens",
+    "shared_prompt_tokens",
+    "retries",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """Rows by id; None for a table that could not be read, whose links are not checked."""
+
+    problems: Mapping[str, Row] | None
+    models: Mapping[str, Row] | None
+    runs: Mapping[str, Row] | None
+    states: Mapping[str, Row] | None
+    delimiters: Mapping[str, str]
+
+
+def find_row_problems(rows: Mapping[str, Sequence[Row] | None]) -> list[str]:
+    """Return every problem of the rows of each table (table -> rows, None when unreadable)."""
+    found = [
+        f"{name}: could not be read in full, so links to and from it were not checked; mend it "
+        "and verify again"
+        for name, table in rows.items()
+        if table is None
+    ]
+    for name, table in rows.items():
+        found += _find_duplicates(name, table or ())
+    index = _make_index(rows)
+    for run in rows["runs"] or ():
+        if run["id"] not in index.delimiters:
+            found.append(
+                f"runs {run['id']}: its configuration is not JSON with a text 'delimiter': "
+                f"{_RECORD_AGAIN}"
+            )
+    for state in rows["states"] or ():
+        found += _explain("states", state["id"], _check_state(state, index))
+    steps = rows["steps"] or ()
+    for step in steps:
+        found += _explain("steps", step["id"], _check_step(step, index))
+    found += _find_attempt_problems(steps)
+    successes = {step["id"] for step in steps if step["error"] is None}
+    for judgement in rows["judgements"] or ():
+        lines = _check_judgement(judgement, index, None if rows["steps"] is None else successes)
+        found += _explain("judgements", judgement["step_id"], lines)
+    return found
+
+
+def _explain(name: str, key: str, lines: Iterator[str]) -> Iterator[str]:
+    return (f"{name} {key}: {line}: {_RECORD_AGAIN}" for line in lines)
+
+
+def _make_index(rows: Mapping[str, Sequence[Row] | None]) -> _Index:
+    def by_id(name: str) -> dict[str, Row] | None:
+        table = rows[name]
+        return None if table is None else {row["id"]: row for row in table}
+
+    delimiters = {}
+    for run in rows["runs"] or ():
+        try:
+            delimiter = json.loads(run["configuration"])["delimiter"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if isinstance(delimiter, str):
+            delimiters[run["id"]] = delimiter
+    return _Index(by_id("problems"), by_id("models"), by_id("runs"), by_id("states"), delimiters)
+
+
+def _find_duplicates(name: str, rows: Sequence[Row]) -> Iterator[str]:
+    """Keys that more than one row has. A run may have several: its start and its end."""
+    if name == "runs":
+        return
+    keys = Counter(tuple(row[column] for column in PRIMARY_KEYS[name]) for row in rows)
+    for key, count in keys.items():
+        if count > 1:
+            yield (
+                f"{name} {', '.join(map(str, key))}: {count} rows have this key: "
+                "`routerlib compact` merges equal ones and names the others"
+            )
+
+
+def _find_missing(name: str, key: str, rows: Mapping[str, Row] | None) -> Iterator[str]:
+    if rows is not None and key not in rows:
+        yield f"points at {key!r}, which is not a row of {name}"
+
+
+def _check_state(state: Row, index: _Index) -> Iterator[str]:
+    yield from _find_missing("problems", state["problem_id"], index.problems)
+    expected = compute_state_id(state["problem_id"], state["text"], state["is_terminal"])
+    if state["id"] != expected:
+        yield f"its content has the id {expected}"
+    if state["is_terminal"] and state["is_correct"] is None:
+        yield "is terminal and has no is_correct"
+    if not state["is_terminal"] and state["is_correct"] is not None:
+        yield f"is not terminal and has is_correct {state['is_correct']}"
+    if not state["is_terminal"] and state["extracted_answer"] is not None:
+        yield f"is not terminal and has an answer {state['extracted_answer']!r}"
+    if state["depth"] < 0:
+        yield f"has depth {state['depth']}"
+
+
+def _check_step(step: Row, index: _Index) -> Iterator[str]:
+    yield from _find_missing("problems", step["problem_id"], index.problems)
+    yield from _find_missing("models", step["model_id"], index.models)
+    yield from _find_missing("runs", step["run_id"], index.runs)
+    yield from _find_missing("states", step["state_id"], index.states)
+    for column in _COUNTS:
+        if step[column] < 0:
+            yield f"has {column} {step[column]}"
+    if step["cached_prompt_tokens"] > step["prompt_tokens"]:
+        yield (
+            f"has {step['cached_prompt_tokens']} cached of {step['prompt_tokens']} prompt tokens"
+        )
+    if len(step["first_token_texts"]) != len(step["first_token_logprobs"]):
+        yield "has first-token texts and log-probabilities of different lengths"
+    if step["error"] is not None:
+        for column in ("text", "next_state_id"):
+            if step[column] is not None:
+                yield f"failed ({step['error']!r:.60}) and has {column} {step[column]!r:.60}"
+    elif step["text"] is None or step["next_state_id"] is None:
+        yield "has no error and no text or next state"
+    if index.states is not None and step["state_id"] in index.states:
+        yield from _check_step_states(step, index.states[step["state_id"]], index)
+
+
+def _check_step_states(step: Row, before: Row, index: _Index) -> Iterator[str]:
+    if before["problem_id"] != step["problem_id"]:
+        yield f"is of problem {step['problem_id']}, its state of {before['problem_id']}"
+    if before["is_terminal"]:
+        yield f"continues state {before['id']}, which is terminal"
+    delimiter = index.delimiters.get(step["run_id"])
+    if delimiter is not None:
+        settings = ("problem_id", "model_id", "kind", "temperature", "max_tokens")
+        expected = compute_step_id(
+            prefix=before["text"],
+            delimiter=delimiter,
+            prompt_version=step["prompt_version"],
+            sample_index=step["sample_index"],
+            **{column: step[column] for column in settings},
+        )
+        if step["id"] != expected:
+            yield f"its content has the id {expected}"
+    if step["error"] is not None or step["text"] is None or step["next_state_id"] is None:
+        return
+    assert index.states is not None
+    after = index.states.get(step["next_state_id"])
+    if after is None:
+        yield from _find_missing("states", step["next_state_id"], index.states)
+        return
+    if after["text"] != before["text"] + step["text"]:
+        yield (
+            f"the text of next state {after['id']} is not that of state {before['id']} followed "
+            f"by the step's {step['text']!r:.60}"
+        )
+    if after["problem_id"] != before["problem_id"]:
+        yield f"leads from problem {before['problem_id']} to {after['problem_id']}"
+    if step["kind"] == "tail" and not after["is_terminal"]:
+        yield f"is a tail and next state {after['id']} is not terminal"
+
+
+def _find_attempt_problems(steps: Sequence[Row]) -> Iterator[str]:
+    """Steps that succeeded twice, or whose attempts are not 0, 1, ... with the success last."""
+    attempts: dict[str, list[tuple[int, bool]]] = {}
+    for step in steps:
+        attempts.setdefault(step["id"], []).append((step["attempt"], step["error"] is None))
+    for step_id, rows in attempts.items():
+        rows.sort()
+        successes = [attempt for attempt, succeeded in rows if succeeded]
+        last, line = rows[-1][0], ""
+        if len(successes) > 1:
+            line = f"succeeded at attempts {successes}, once is right"
+        elif {attempt for attempt, _ in rows} != set(range(last + 1)):
+            line = f"has attempts {[attempt for attempt, _ in rows]}, so a row is missing"
+        elif successes and successes[0] != last:
+            line = f"was tried again after it succeeded at attempt {successes[0]}"
+        if line:
+            yield f"steps {step_id}: {line}: {_RECORD_AGAIN}"
+
+
+def _check_judgement(judgement: Row, index: _Index, successes: set[str] | None) -> Iterator[str]:
+    yield from _find_missing("models", judgement["judge_model_id"], index.models)
+    if successes is not None and judgement["step_id"] not in successes:
+        yield f"scores step {judgement['step_id']!r}, which has no successful row"
+    if not 0 <= judgement["score"] <= 1:
+        yield f"has score {judgement['score']}, outside [0, 1]"

@@ -1,0 +1,96 @@
+"""Find everything that is wrong with a store: files first, then rows and the links between them.
+
+Invariant: every problem is one line that names the file or the row, what is wrong, and what to
+do; the search goes on after each. Where a table cannot be read, the links to it are not checked,
+and a line says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from routerlib.errors import ManifestMismatchError, SchemaVersionError, StoreError
+from routerlib.store.files import is_shard, list_files
+from routerlib.store.links import find_row_problems
+from routerlib.store.manifest import MANIFEST_NAME, Manifest, find_mismatches, load_manifest
+from routerlib.store.reading import JOURNAL_NAME, read_files
+from routerlib.store.schema import TABLES, Row
+
+
+def verify(root: Path) -> list[str]:
+    """Return every problem of the store at ``root``, none when it is sound.
+
+    Re-hashes all files, compares them with the manifest, reads every row, follows every link, and
+    recomputes every id. A store whose compaction stopped half way is reported as that alone.
+    """
+    if not root.is_dir():
+        return [f"{root}: there is no store; record one with `routerlib collect`"]
+    if (root / JOURNAL_NAME).exists():
+        return [
+            f"{root / JOURNAL_NAME}: a compaction was interrupted or is running; when none is "
+            "running, `routerlib compact` finishes it"
+        ]
+    problems: list[str] = []
+    manifest: Manifest | None = None
+    try:
+        manifest = load_manifest(root)
+    except (ManifestMismatchError, SchemaVersionError) as error:
+        problems.append(str(error))
+    else:
+        problems += _find_manifest_problems(root, manifest)
+    rows: dict[str, list[Row] | None] = {}
+    for name in reversed(TABLES):  # targets last: a writer may be adding rows
+        rows[name] = _read_rows(root, name, problems)
+    problems += find_row_problems({name: rows[name] for name in TABLES})
+    return problems
+
+
+def _find_manifest_problems(root: Path, manifest: Manifest | None) -> Iterator[str]:
+    if manifest is None:
+        yield (
+            f"{root / MANIFEST_NAME} is missing: restore it from version control, or run "
+            "`routerlib compact` to accept the files as they are"
+        )
+    for folder in sorted({path.parent.name for path in root.glob("*/*.parquet")} - set(TABLES)):
+        yield f"{root / folder} is no table of the store: move its files away"
+    for name in TABLES:
+        entries = manifest.tables.get(name, {}) if manifest else {}
+        if manifest is not None:
+            yield from find_mismatches(root, name, manifest)
+        for path in list_files(root, name):
+            if path.name in entries:
+                yield from _check_row_count(path, entries[path.name].rows)
+            elif is_shard(path) and manifest is not None:
+                yield (
+                    f"{path} is not in the manifest, as when its writer is running or was killed: "
+                    "`routerlib compact` takes it in"
+                )
+
+
+def _check_row_count(path: Path, expected: int) -> Iterator[str]:
+    try:
+        rows = pq.read_metadata(path).num_rows
+    except (ValueError, OSError):
+        return  # reading the file reports it
+    if rows != expected:
+        yield (
+            f"{path} has {rows} rows, the manifest says {expected}: restore both from version "
+            "control"
+        )
+
+
+def _read_rows(root: Path, name: str, problems: list[str]) -> list[Row] | None:
+    """The rows of all files, nothing merged; None, and lines in ``problems``, when a file cannot
+    be read."""
+    rows: list[Row] = []
+    failed = False
+    for path in list_files(root, name):
+        try:
+            rows += read_files([path], name).to_pylist()
+        except StoreError as error:
+            problems.append(str(error))
+            failed = True
+    return None if failed else rows

@@ -1,0 +1,290 @@
+"""Append rows to a store while models answer, and know what is already there.
+
+Rows wait in memory and are written as shards, at most ``flush_rows`` steps or ``flush_seconds``
+late. Invariants: one writer at a time; a row is refused unless the rows it points at were added
+before; tables are written targets first, so that a crash leaves no step without its states; a
+step succeeds at most once, and a failed call stays a row of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Set
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from routerlib.errors import StoreError
+from routerlib.records import Judgement, ModelCard, ProblemRow, Run, State, Step
+from routerlib.store.compaction import recover
+from routerlib.store.files import StoreLock, make_shard_name, write_parquet
+from routerlib.store.manifest import (
+    SamplingSetting,
+    describe_recording,
+    list_entries,
+    load_manifest,
+    make_manifest,
+    save_manifest,
+)
+from routerlib.store.reading import check_store, load_table
+from routerlib.store.schema import TABLES, Record, Row, make_record, make_row, make_table
+
+_STEP_COLUMNS = (
+    "id",
+    "error",
+    "next_state_id",
+    "completion_tokens",
+    "prompt_tokens",
+    "prompt_version",
+    "kind",
+    "temperature",
+    "max_tokens",
+)
+
+
+class TraceWriter:
+    """Writes records into the store at ``root``, which is made when it does not exist.
+
+    A context manager; it locks the store from construction to ``close``. Raises StoreError when
+    another writer is at work, and the errors of ``load_table`` when the store is unsound.
+    """
+
+    def __init__(self, root: Path, *, flush_rows: int = 512, flush_seconds: float = 20.0) -> None:
+        if flush_rows < 1 or flush_seconds < 0:
+            raise StoreError(
+                f"flush_rows must be at least 1 and flush_seconds at least 0, got {flush_rows} "
+                f"and {flush_seconds}"
+            )
+        self.root = Path(root)
+        self._flush_rows = flush_rows
+        self._flush_seconds = flush_seconds
+        self._buffers: dict[str, list[Row]] = {name: [] for name in TABLES}
+        self._records: dict[str, dict[Any, Any]] = {name: {} for name in TABLES if name != "steps"}
+        self._next_state_ids: dict[str, str] = {}
+        self._failures: dict[str, int] = {}
+        self._settings: set[SamplingSetting] = set()
+        self._completion_tokens = 0
+        self._prompt_tokens = 0
+        self._lock = StoreLock(self.root)
+        self._closed = False
+        try:
+            recover(self.root)
+            check_store(self.root, TABLES)
+            self._load()
+        except BaseException:
+            self._lock.release()
+            raise
+        self._flushed_at = time.monotonic()
+
+    def _load(self) -> None:
+        for name in self._records:
+            for row in load_table(self.root, name).to_pylist():
+                record = make_record(name, row)
+                self._records[name][_get_key(record)] = record
+        for row in load_table(self.root, "steps", columns=_STEP_COLUMNS).to_pylist():
+            self._note_step(**row)
+
+    def _note_step(
+        self,
+        *,
+        id: str,
+        error: str | None,
+        next_state_id: str | None,
+        completion_tokens: int,
+        prompt_tokens: int,
+        **setting: Any,
+    ) -> None:
+        self._settings.add(
+            (
+                setting["prompt_version"],
+                setting["kind"],
+                setting["temperature"],
+                setting["max_tokens"],
+            )
+        )
+        if error is not None or next_state_id is None:
+            self._failures[id] = self._failures.get(id, 0) + 1
+            return
+        self._next_state_ids[id] = next_state_id
+        self._completion_tokens += completion_tokens
+        self._prompt_tokens += prompt_tokens
+
+    def recorded_steps(self) -> Set[str]:
+        """Return the ids of the steps that have a successful row; a live view."""
+        return self._next_state_ids.keys()
+
+    def count_attempts(self, step_id: str) -> int:
+        """Return how many calls for this step failed so far: the ``attempt`` of its next row."""
+        return self._failures.get(step_id, 0)
+
+    def get_state(self, state_id: str) -> State | None:
+        """Return a state by its id, None when it is not recorded."""
+        state: State | None = self._records["states"].get(state_id)
+        return state
+
+    def get_next_state(self, step_id: str) -> State | None:
+        """Return the state that a recorded step reached, None when no call succeeded yet."""
+        next_state_id = self._next_state_ids.get(step_id)
+        return None if next_state_id is None else self.get_state(next_state_id)
+
+    def summarise_tokens(self) -> tuple[float, float] | None:
+        """Return the mean completion and prompt tokens of a successful step, None without any."""
+        count = len(self._next_state_ids)
+        return (self._completion_tokens / count, self._prompt_tokens / count) if count else None
+
+    def add_problem(self, problem: ProblemRow) -> None:
+        """Add a problem; nothing happens when it is there. Raises StoreError if it differs."""
+        self._add_once("problems", problem)
+
+    def add_model(self, card: ModelCard) -> None:
+        """Add a model; nothing happens when it is there. Raises StoreError if it differs."""
+        self._add_once("models", card)
+
+    def add_state(self, state: State) -> None:
+        """Add a state; nothing happens when it is there, be it at another depth.
+
+        Raises StoreError if it differs otherwise, or its problem was not added.
+        """
+        self._require("problems", state.problem_id, f"state {state.id}")
+        self._add_once("states", state)
+
+    def add_run(self, run: Run) -> None:
+        """Add a run, or the same run again with later values (``ended_at``, ``spent_usd``)."""
+        if self._records["runs"].get(run.id) != run:
+            self._add("runs", run)
+
+    def add_judgement(self, judgement: Judgement) -> None:
+        """Add a score; nothing happens when it is there. Raises StoreError if it differs, or the
+        step did not succeed or the judge was not added."""
+        owner = f"judgement of step {judgement.step_id}"
+        self._require("models", judgement.judge_model_id, owner)
+        if judgement.step_id not in self._next_state_ids:
+            raise StoreError(f"{owner}: there is no successful step of that id; add it first")
+        self._add_once("judgements", judgement)
+
+    def add_step(self, step: Step) -> None:
+        """Add the outcome of a call, then flush if it is time.
+
+        Raises StoreError when the step succeeded before, ``attempt`` is not the number of failed
+        calls so far, a row it points at was not added, or its text and states do not fit.
+        """
+        self._check_step(step)
+        row = self._buffer("steps", step)
+        self._note_step(**{column: row[column] for column in _STEP_COLUMNS})
+        if (
+            len(self._buffers["steps"]) >= self._flush_rows
+            or time.monotonic() - self._flushed_at >= self._flush_seconds
+        ):
+            self.flush()
+
+    def _check_step(self, step: Step) -> None:
+        owner = f"step {step.id}"
+        self._check_open()
+        if step.id in self._next_state_ids:
+            raise StoreError(f"{owner} succeeded before: ask get_next_state before calling a model")
+        if step.attempt != self.count_attempts(step.id):
+            raise StoreError(
+                f"{owner} has attempt {step.attempt}, but {self.count_attempts(step.id)} calls "
+                "failed so far: use count_attempts"
+            )
+        self._require("problems", step.problem_id, owner)
+        self._require("models", step.model_id, owner)
+        self._require("runs", step.run_id, owner)
+        self._require("states", step.state_id, owner)
+        if step.error is not None:
+            if step.text is not None or step.next_state_id is not None:
+                raise StoreError(f"{owner} has an error, so text and next_state_id must be None")
+            return
+        if step.text is None or step.next_state_id is None:
+            raise StoreError(f"{owner} has no error, so it needs text and next_state_id")
+        self._require("states", step.next_state_id, owner)
+        before, after = self.get_state(step.state_id), self.get_state(step.next_state_id)
+        assert before is not None
+        assert after is not None
+        if after.text != before.text + step.text or before.problem_id != after.problem_id:
+            raise StoreError(
+                f"{owner}: the text of next state {after.id} is not the text of state {before.id} "
+                f"followed by the step's text {step.text!r:.80}"
+            )
+
+    def _require(self, name: str, key: str, owner: str) -> None:
+        if key not in self._records[name]:
+            raise StoreError(f"{owner} points at {key!r}, not a row of {name} yet: add it first")
+
+    def _add_once(self, name: str, record: Record) -> None:
+        key = _get_key(record)
+        known = self._records[name].get(key)
+        if known is None:
+            self._add(name, record)
+        elif _get_content(known) != _get_content(record):
+            raise StoreError(
+                f"{name} row {key} is there with other content: there {known!r:.300}, new "
+                f"{record!r:.300}; give the new one another id, or record into another folder"
+            )
+
+    def _add(self, name: str, record: Record) -> None:
+        self._check_open()
+        self._buffer(name, record)
+        self._records[name][_get_key(record)] = record
+
+    def _buffer(self, name: str, record: Record) -> Row:
+        """Keep a row for the next flush; one that could not be written is refused now."""
+        row = make_row(record)
+        make_table(name, [row])
+        self._buffers[name].append(row)
+        return row
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"the writer of {self.root} is closed: open a new one")
+
+    def flush(self) -> None:
+        """Write the rows in memory as new shards, targets first; rows stay in memory when writing
+        fails, for another try."""
+        self._check_open()
+        for name, rows in self._buffers.items():
+            if rows:
+                write_parquet(self.root / name / make_shard_name(), make_table(name, rows))
+                rows.clear()
+        self._flushed_at = time.monotonic()
+
+    def close(self) -> None:
+        """Flush, write the manifest, give the lock back; a second call does nothing."""
+        if self._closed:
+            return
+        try:
+            self.flush()
+            previous = load_manifest(self.root)
+            entries = list_entries(self.root, previous)
+            if any(entries.values()):
+                description = describe_recording(self._records["models"].values(), self._settings)
+                save_manifest(self.root, make_manifest(entries, description, previous))
+        finally:
+            self._closed = True
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _get_key(record: Record) -> Any:
+    if isinstance(record, Judgement):
+        return (record.step_id, record.judge_model_id)
+    return record.id
+
+
+def _get_content(record: Record) -> Row:
+    """What must agree when a record is added twice: all but the depth of a state, which is that
+    of its first path."""
+    row = make_row(record)
+    if isinstance(record, State):
+        del row["depth"]
+    return row

@@ -1,0 +1,123 @@
+"""The forward pass over a lattice in torch: a policy's value as a formula of its decisions.
+
+Invariants: nodes are sorted by depth and each has one parent, so a level's reach is one gather from
+the level above; the numbers are those of ``lattice.evaluate_probabilities``, but differentiable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from routerlib.costs import Lens
+from routerlib.errors import OffRecordError
+from routerlib.features import DecisionProtocol
+from routerlib.lattice import MISSING, Lattice, compute_edge_costs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tree:
+    """What the forward pass needs of a lattice, as tensors; nodes are sorted by depth.
+
+    ``offsets`` (D + 2) bounds the levels; ``parent`` (N,) counts within the level above and
+    ``action`` (N,) says by which model (both 0 at the roots); ``reward`` (N, K) is the outcome of
+    terminal edges and 0 elsewhere; ``cost`` (N, K) is in the lens's unit; ``allowed`` (N, K) says
+    which actions the mode permits; ``problem`` (N,).
+    """
+
+    offsets: tuple[int, ...]
+    parent: torch.Tensor
+    action: torch.Tensor
+    reward: torch.Tensor
+    cost: torch.Tensor
+    allowed: torch.Tensor
+    problem: torch.Tensor
+    n_problems: int
+
+
+def build_tree(lattice: Lattice, lens: Lens, protocol: DecisionProtocol) -> Tree:
+    """Turn a complete lattice into tensors. OffRecordError when an expansion is missing: a softmax
+    policy goes everywhere with some probability."""
+    missing = lattice.next_node == MISSING
+    if missing.any():
+        node, action = np.argwhere(missing)[0]
+        raise OffRecordError(
+            f"{int(missing.sum())} expansions are missing, the first of problem "
+            f"{lattice.problem_ids[lattice.node_problem[node]]} and model "
+            f"{lattice.model_ids[action]}: collect them or leave those problems out"
+        )
+    level_above = lattice.level_offsets[np.maximum(lattice.node_depth - 1, 0)]
+    cost = compute_edge_costs(lattice, lens, protocol)
+    return Tree(
+        tuple(int(offset) for offset in lattice.level_offsets),
+        torch.from_numpy(np.maximum(lattice.parent - level_above, 0).astype(np.int64)),
+        torch.from_numpy(np.maximum(lattice.parent_action, 0).astype(np.int64)),
+        torch.from_numpy(np.nan_to_num(lattice.outcome, nan=0.0)),
+        torch.from_numpy(np.where(lattice.allowed, cost, 0.0)),
+        torch.from_numpy(lattice.allowed),
+        torch.from_numpy(lattice.node_problem.astype(np.int64)),
+        lattice.n_problems,
+    )
+
+
+def compute_reach(tree: Tree, probabilities: torch.Tensor) -> torch.Tensor:
+    """Probability of reaching each node (N,) under decisions (N, K), differentiable.
+
+    reach(root) = 1 and reach(child) = reach(parent) * pi(action | parent).
+    """
+    start, end = tree.offsets[0], tree.offsets[1]
+    levels = [torch.ones(end - start, dtype=probabilities.dtype)]
+    for low, high in zip(tree.offsets[1:-1], tree.offsets[2:], strict=True):
+        above = tree.parent[low:high]
+        chosen = probabilities[start + above, tree.action[low:high]]
+        levels.append(levels[-1][above] * chosen)
+        start = low
+    return torch.cat(levels)
+
+
+def compute_expectations(
+    tree: Tree, probabilities: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Expected accuracy, expected cost and summed entropy (nats) of the decisions: (P,) each."""
+    reach = compute_reach(tree, probabilities)
+    mass = reach[:, None] * probabilities
+    # The floor keeps the gradient finite where a probability is exactly 0.
+    entropy = -(mass * torch.log(probabilities.clamp_min(1e-300))).sum(dim=1)
+    zeros = torch.zeros(tree.n_problems, dtype=probabilities.dtype)
+    accuracy = zeros.index_add(0, tree.problem, (mass * tree.reward).sum(dim=1))
+    cost = zeros.index_add(0, tree.problem, (mass * tree.cost).sum(dim=1))
+    return accuracy, cost, zeros.index_add(0, tree.problem, entropy)
+
+
+def compute_softmax(tree: Tree, logits: torch.Tensor) -> torch.Tensor:
+    """Decisions (N, K) from logits (N, K). What falls on actions that are not allowed goes to the
+    cheapest allowed one, as in ``lattice.mask_probabilities``."""
+    probabilities = torch.softmax(logits, dim=1)
+    if bool(tree.allowed.all()):
+        return probabilities
+    kept = probabilities * tree.allowed
+    stay = torch.nn.functional.one_hot(tree.allowed.int().argmax(dim=1), logits.shape[1])
+    return kept + stay * (1.0 - kept.sum(dim=1, keepdim=True))
+
+
+def compute_exchange_rate(tree: Tree) -> float:
+    """Accuracy gained per unit of cost from always cheapest to always dearest, the chord's slope.
+
+    ValueError when the dear model is not both better and dearer on these problems.
+    """
+    ends = []
+    for model in (0, tree.reward.shape[1] - 1):
+        wish = torch.zeros_like(tree.reward)
+        wish[:, model] = 1e6
+        accuracy, cost, _ = compute_expectations(tree, compute_softmax(tree, wish))
+        ends.append((float(accuracy.mean()), float(cost.mean())))
+    gain, price = ends[1][0] - ends[0][0], ends[1][1] - ends[0][1]
+    if not (gain > 0.0 and price > 0.0):
+        raise ValueError(
+            f"on {tree.n_problems} training problems always large gains {gain:.4g} in accuracy at "
+            f"{price:.4g} more cost: there is nothing to trade; use more problems, another pair or "
+            "another lens"
+        )
+    return gain / price

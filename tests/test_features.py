@@ -1,0 +1,180 @@
+"""Names, what each protocol shows, and standardisation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from lattice_cases import World, build, build_hand_lattice, record
+
+from routerlib.benchmarks.problem_features import PROBLEM_FEATURES
+from routerlib.errors import HiddenFieldError
+from routerlib.features import (
+    FEATURE_SETS,
+    FIELDS,
+    PROTOCOLS,
+    Observations,
+    Standardiser,
+    check_protocol,
+    get_feature_names,
+    is_visible,
+)
+
+
+def test_every_problem_feature_is_a_field() -> None:
+    names = [name for name in FIELDS if name.startswith("problem_")]
+    assert names == [f"problem_{name}" for name in PROBLEM_FEATURES]
+
+
+def test_every_field_says_what_it_is() -> None:
+    for name, field in FIELDS.items():
+        assert field.name == name
+        assert field.unit
+        assert field.meaning
+        assert field.protocol in PROTOCOLS
+        if name.startswith(("probe_", "draft_")):
+            assert field.protocol == name.split("_")[0]
+        else:
+            assert field.protocol == "before"
+
+
+def test_a_later_protocol_shows_all_that_an_earlier_one_does() -> None:
+    shown = [{n for n, f in FIELDS.items() if is_visible(f, p)} for p in PROTOCOLS]
+    assert shown[0] < shown[1] < shown[2] == set(FIELDS)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_observations_hold_visible_columns_only(protocol: str) -> None:
+    seen = build_hand_lattice().observe(protocol)
+    assert seen.names == tuple(n for n, f in FIELDS.items() if is_visible(f, protocol))
+    assert seen.values.shape == (6, len(seen.names))
+    for name, field in FIELDS.items():
+        if is_visible(field, protocol):
+            assert seen.column(name).shape == (6,)
+        else:
+            with pytest.raises(
+                HiddenFieldError,
+                match=f"'{protocol}' hides field '{name}'.*under protocol '{field.protocol}'",
+            ):
+                seen.column(name)
+
+
+def test_hidden_data_permuted_changes_no_observation() -> None:
+    """Shuffle what the small model would write and how sure it is: before it is chosen, nothing
+    of that is seen."""
+    world = World(0, end_share=0.0)
+    tables = record(world, ["a", "b", "c"], 2, merge=True)
+    lattice = build(tables, world.model_ids, 2)
+    small_tail = (pl.col("kind") == "tail") & (pl.col("model_id") == "m0")
+    columns = ("token_logprobs", "first_token_logprobs", "completion_tokens")
+    hidden = tables.steps.with_columns(
+        pl.when(small_tail).then(pl.col(column).reverse()).otherwise(pl.col(column))
+        for column in columns
+    )
+    other = build(replace(tables, steps=hidden), world.model_ids, 2)
+    np.testing.assert_array_equal(lattice.observe("before").values, other.observe("before").values)
+    for protocol in ("probe", "draft"):
+        one, two = lattice.observe(protocol), other.observe(protocol)
+        assert not np.array_equal(one.values, two.values)
+    rng = np.random.default_rng(0)
+    for protocol in PROTOCOLS:
+        fields = {
+            name: values if is_visible(FIELDS[name], protocol) else rng.permutation(values)
+            for name, values in lattice.fields.items()
+        }
+        shuffled = replace(lattice, fields=fields)
+        np.testing.assert_array_equal(
+            shuffled.observe(protocol).values, lattice.observe(protocol).values
+        )
+
+
+def test_observations_refuse_hidden_columns_and_wrong_shapes() -> None:
+    with pytest.raises(HiddenFieldError):
+        Observations(("depth", "probe_entropy"), np.zeros((3, 2)), "before")
+    with pytest.raises(ValueError, match="for 2 names"):
+        Observations(("depth", "share_large"), np.zeros((3, 1)), "before")
+    seen = build_hand_lattice().observe("probe")
+    with pytest.raises(KeyError, match="no field 'mood'"):
+        seen.column("mood")
+    with pytest.raises(HiddenFieldError):
+        seen.take(("depth", "draft_tokens"))
+
+
+def test_taking_columns_and_rows() -> None:
+    seen = build_hand_lattice().observe("draft")
+    part = seen.take(("draft_tokens", "depth"))
+    assert part.names == ("draft_tokens", "depth")
+    np.testing.assert_array_equal(part.values[:, 1], seen.column("depth"))
+    some = seen.rows(np.array([2, 0]))
+    assert len(some) == 2
+    np.testing.assert_array_equal(some.values, seen.values[[2, 0]])
+    assert seen.take(()).values.shape == (6, 0)
+    with pytest.raises(KeyError):
+        part.column("share_large")
+
+
+def test_feature_sets() -> None:
+    for protocol in PROTOCOLS:
+        every = get_feature_names("all", protocol)
+        assert every == build_hand_lattice().observe(protocol).names
+        without = get_feature_names("no_logprobs", protocol)
+        sure = get_feature_names("confidence_only", protocol)
+        assert set(without) | set(sure) == set(every)
+        assert not set(without) & set(sure)
+        assert set(get_feature_names("position_only", protocol)) < set(without)
+    assert not any(
+        "logprob" in n or n.startswith("probe") for n in get_feature_names("no_logprobs", "draft")
+    )
+    assert "depth" in get_feature_names("position_only", "before")
+    assert "probe_entropy" in get_feature_names("confidence_only", "probe")
+    assert len({get_feature_names(name, "draft") for name in FEATURE_SETS}) == len(FEATURE_SETS)
+    with pytest.raises(ValueError, match="unknown feature set 'best'"):
+        get_feature_names("best", "draft")
+    with pytest.raises(ValueError, match="unknown protocol 'judge'"):
+        check_protocol("judge")
+
+
+def observe(values: list[list[float]], names: tuple[str, ...]) -> Observations:
+    return Observations(names, np.array(values), "before")
+
+
+def test_standardiser_by_hand() -> None:
+    names = ("depth", "steps_tokens", "share_large")
+    train = observe([[0, 5, np.nan], [2, 5, 1], [4, 5, 3]], names)
+    standardiser = Standardiser.fit(train)
+    assert standardiser.names == names
+    assert standardiser.mean.tolist() == [2, 5, 2]
+    np.testing.assert_allclose(standardiser.scale, [np.sqrt(8 / 3), 1, 1])
+    # constant fields become 0, unknown values the mean, and columns are found by name
+    other = observe(
+        [[1, 6, 2, 9], [np.nan, 5, 2, 9]], ("share_large", "steps_tokens", "depth", "last_tokens")
+    )
+    np.testing.assert_allclose(standardiser.transform(other), [[0, 1, -1], [0, 0, 0]])
+
+
+def test_standardiser_of_a_column_that_was_never_recorded() -> None:
+    standardiser = Standardiser.fit(observe([[np.nan], [np.nan]], ("min_logprob",)))
+    assert (standardiser.mean.tolist(), standardiser.scale.tolist()) == ([0], [1])
+
+
+def test_standardiser_refuses_a_protocol_that_hides_its_fields() -> None:
+    lattice = build_hand_lattice()
+    standardiser = Standardiser.fit(lattice.observe("probe"))
+    assert standardiser.transform(lattice.observe("draft")).shape == (6, len(standardiser.names))
+    with pytest.raises(HiddenFieldError, match="probe_entropy"):
+        standardiser.transform(lattice.observe("before"))
+
+
+@given(arrays(np.float64, (7, 2), elements=st.floats(-1e3, 1e3)))
+def test_standardised_training_data_have_mean_0_and_deviation_1_or_0(values: np.ndarray) -> None:
+    train = Observations(("depth", "steps_tokens"), values, "before")
+    standardiser = Standardiser.fit(train)
+    found = standardiser.transform(train)
+    np.testing.assert_allclose(found.mean(axis=0), 0.0, atol=1e-3)
+    for column in found.T:
+        assert column.std() == pytest.approx(1.0, abs=1e-6) or np.ptp(column) < 1e-6

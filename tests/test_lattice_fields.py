@@ -1,0 +1,204 @@
+"""Every observable field on the recording made by hand, and that grades never leak into them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from lattice_cases import (
+    build,
+    build_hand_lattice,
+    index_nodes,
+    make_hand_tables,
+)
+
+from routerlib.features import FIELDS
+
+NAN = math.nan
+
+# path to the node of problem p: the fields that are not of the problem
+BY_HAND = {
+    (): {
+        "depth": 0,
+        "steps_tokens": 0,
+        "last_author_large": -1,
+        "share_large": 0,
+        "last_tokens": 0,
+        "n_digits_last": 0,
+        "n_operators_last": 0,
+        "repeats_last": 0,
+        "last_mean_logprob": 0,
+        "last_min_logprob": 0,
+        "mean_logprob": 0,
+        "min_logprob": 0,
+        # first token: 1/2, 1/4, and a bucket of 1/4
+        "probe_entropy": 1.5 * math.log(2),
+        "probe_margin": 0.25,
+        "probe_top_logprob": -math.log(2),
+        "draft_mean_logprob": -0.3,
+        "draft_min_logprob": -0.4,
+        "draft_tokens": 2,
+        "draft_n_digits": 3,
+        "draft_is_answer": 0,
+        "draft_repeats": 0,
+    },
+    (0,): {
+        "depth": 1,
+        "steps_tokens": 2,
+        "last_author_large": 0,
+        "share_large": 0,
+        "last_tokens": 2,
+        "n_digits_last": 3,
+        "n_operators_last": 2,
+        "repeats_last": 0,
+        "last_mean_logprob": -0.3,
+        "last_min_logprob": -0.4,
+        "mean_logprob": -0.3,
+        "min_logprob": -0.4,
+        "probe_entropy": 0,
+        "probe_margin": 1,
+        "probe_top_logprob": 0,
+        "draft_mean_logprob": -0.5,
+        "draft_min_logprob": -1,
+        "draft_tokens": 4,
+        "draft_n_digits": 1,
+        "draft_is_answer": 1,
+        "draft_repeats": 0,
+    },
+    (1,): {
+        "depth": 1,
+        "steps_tokens": 3,
+        "last_author_large": 1,
+        "share_large": 1,
+        "last_tokens": 3,
+        "n_digits_last": 0,
+        "n_operators_last": 0,
+        "repeats_last": 0,
+        "last_mean_logprob": -0.3,
+        "last_min_logprob": -0.6,
+        "mean_logprob": -0.3,
+        "min_logprob": -0.6,
+        "probe_entropy": math.log(2),
+        "probe_margin": 0,
+        "probe_top_logprob": -math.log(2),
+        "draft_mean_logprob": -1.5,
+        "draft_min_logprob": -2,
+        "draft_tokens": 2,
+        "draft_n_digits": 0,
+        "draft_is_answer": 0,
+        "draft_repeats": 1,
+    },
+    (0, 1): {
+        "depth": 2,
+        "steps_tokens": 5,
+        "last_author_large": 1,
+        "share_large": 0.5,
+        "last_tokens": 3,
+        "n_digits_last": 0,
+        "n_operators_last": 0,
+        "repeats_last": 0,
+        "last_mean_logprob": -0.3,
+        "last_min_logprob": -0.3,
+        "mean_logprob": -0.3,
+        "min_logprob": -0.4,
+        "probe_entropy": NAN,
+        "probe_margin": NAN,
+        "probe_top_logprob": NAN,
+        "draft_mean_logprob": -0.5,
+        "draft_min_logprob": -0.5,
+        "draft_tokens": 5,
+        "draft_n_digits": 1,
+        "draft_is_answer": 1,
+        "draft_repeats": 0,
+    },
+    # b was written twice; the draft came without log-probabilities
+    (1, 0): {
+        "depth": 2,
+        "steps_tokens": 5,
+        "last_author_large": 0,
+        "share_large": 0.5,
+        "last_tokens": 2,
+        "n_digits_last": 0,
+        "n_operators_last": 0,
+        "repeats_last": 1,
+        "last_mean_logprob": -1.5,
+        "last_min_logprob": -2,
+        "mean_logprob": -0.9 / 5 - 3 / 5,
+        "min_logprob": -2,
+        "probe_entropy": NAN,
+        "probe_margin": NAN,
+        "probe_top_logprob": NAN,
+        "draft_mean_logprob": NAN,
+        "draft_min_logprob": NAN,
+        "draft_tokens": 5,
+        "draft_n_digits": 1,
+        "draft_is_answer": 1,
+        "draft_repeats": 0,
+    },
+}
+
+
+@pytest.mark.parametrize("path", list(BY_HAND))
+def test_fields_by_hand(path: tuple[int, ...]) -> None:
+    lattice = build_hand_lattice()
+    node = index_nodes(lattice)["p", path]
+    found = {name: values[node] for name, values in lattice.fields.items()}
+    expected = BY_HAND[path]
+    assert {n for n in found if not n.startswith("problem_")} == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-7, err_msg=name)
+
+
+def test_every_field_of_the_registry_is_there() -> None:
+    lattice = build_hand_lattice()
+    assert set(lattice.fields) == set(FIELDS)
+    assert lattice.observe("draft").names == tuple(FIELDS)
+    for values in lattice.fields.values():
+        assert values.shape == (lattice.n_nodes,)
+
+
+def test_problem_features_are_the_problems() -> None:
+    lattice = build_hand_lattice()
+    row = {"p": 0, "q": 1}
+    for node in range(lattice.n_nodes):
+        problem = lattice.problem_ids[lattice.node_problem[node]]
+        assert lattice.fields["problem_n_chars"][node] == 10 * row[problem]
+        assert lattice.fields["problem_n_words"][node] == 10 * row[problem] + 1
+
+
+def test_more_models_share_the_scale_of_authors() -> None:
+    tables = make_hand_tables()
+    renamed = replace(
+        tables,
+        steps=tables.steps.with_columns(model_id=pl.col("model_id").replace({"large": "middle"})),
+    )
+    lattice = build(renamed, ("small", "middle", "huge"), 2)
+    nodes = index_nodes(lattice)
+    assert lattice.fields["last_author_large"][nodes["p", (1,)]] == 0.5
+    assert lattice.fields["share_large"][nodes["p", (1,)]] == 0.0
+
+
+def test_probabilities_that_round_above_one_are_divided() -> None:
+    tables = make_hand_tables()
+    over = pl.Series(
+        [[math.log(0.6), math.log(0.6)]] * len(tables.steps), dtype=pl.List(pl.Float32)
+    )
+    lattice = build(
+        replace(tables, steps=tables.steps.with_columns(first_token_logprobs=over)),
+        ("small", "large"),
+        2,
+    )
+    np.testing.assert_allclose(lattice.fields["probe_entropy"], math.log(2), atol=1e-6)
+    np.testing.assert_allclose(lattice.fields["probe_margin"], 0.0, atol=1e-6)
+
+
+def test_grades_do_not_leak() -> None:
+    tables = make_hand_tables()
+    flipped = replace(tables, states=tables.states.with_columns(is_correct=~pl.col("is_correct")))
+    one, other = build_hand_lattice(), build(flipped, ("small", "large"), 2)
+    assert not np.array_equal(one.outcome, other.outcome, equal_nan=True)
+    for name, values in one.fields.items():
+        np.testing.assert_array_equal(values, other.fields[name], err_msg=name)

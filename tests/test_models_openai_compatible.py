@@ -1,0 +1,464 @@
+"""The client against a scripted server on loopback, and the pure reading of replies."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from email.message import Message as EmailMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routerlib.errors import ModelError, TransientModelError
+from routerlib.models.chat_reply import read_completion
+from routerlib.models.openai_compatible import Backoff, OpenAICompatibleModel, build_body
+from routerlib.records import Completion, Message, Request, Sampling
+
+ASK = Request(
+    (Message("system", "One step per line."), Message("user", "What is 1 + 1?")),
+    Sampling(max_tokens=20, top_logprobs=2),
+    stop=("\n",),
+)
+CONTINUE = Request((*ASK.messages, Message("assistant", "1 + 1 = 2.\n")), ASK.sampling, ASK.stop)
+QUICK = Backoff(first_delay_s=0.001, longest_delay_s=0.01)
+
+
+def entry(token: str, logprob: float | None, *top: tuple[str, float]) -> dict[str, Any]:
+    alternatives = [{"token": text, "logprob": value} for text, value in top]
+    return {"token": token, "logprob": logprob, "top_logprobs": alternatives}
+
+
+def build_reply(text: str = "It is 2.", **changes: Any) -> dict[str, Any]:
+    """A reply as vLLM writes it; ``choice_*`` changes the choice, the rest the reply. None of
+    ``stop_reason="absent"`` and the like: a value of ``...`` removes the key."""
+    choice: dict[str, Any] = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text},
+        "logprobs": {
+            "content": [
+                entry("It", -0.5, ("So", -1.5), ("It", -0.5)),
+                entry(" is", -0.25),
+                entry(" 2", -0.1),
+                entry(".\n", -0.05),
+            ]
+        },
+        "finish_reason": "stop",
+        "stop_reason": "\n",
+    }
+    reply: dict[str, Any] = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "model": "served-name",
+        "choices": [choice],
+        "usage": {"prompt_tokens": 30, "completion_tokens": 4, "prompt_tokens_details": None},
+    }
+    for name, value in changes.items():
+        target, key = (choice, name[7:]) if name.startswith("choice_") else (reply, name)
+        if value is ...:
+            del target[key]
+        else:
+            target[key] = value
+    return reply
+
+
+def read(reply: Any, request: Request = ASK, echoed: str = "") -> Completion:
+    return read_completion(reply, request, echoed=echoed, request_id=None, latency_s=0.0, retries=0)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Plays the script of its server, one act per request; the last act repeats."""
+
+    protocol_version = "HTTP/1.1"
+    server: ScriptedServer
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            number = len(self.server.bodies)
+            self.server.bodies.append(body)
+            self.server.headers_seen.append(self.headers)
+        self.server.acts[min(number, len(self.server.acts) - 1)](self)
+
+    def answer(self, status: int, content: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        """Stay silent."""
+
+
+Act = Callable[[Handler], None]
+
+
+class ScriptedServer(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.lock = threading.Lock()
+        self.acts: list[Act] = [reply_with(build_reply())]
+        self.bodies: list[dict[str, Any]] = []
+        self.headers_seen: list[EmailMessage] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+def reply_with(reply: Any, **headers: str) -> Act:
+    return lambda handler: handler.answer(200, json.dumps(reply).encode(), **headers)
+
+
+def fail_with(status: int, **headers: str) -> Act:
+    return lambda handler: handler.answer(status, b'{"error": {"message": "no"}}', **headers)
+
+
+def close_mid_body(handler: Handler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", "5000")
+    handler.end_headers()
+    handler.wfile.write(b'{"id": "chatcmpl')
+    handler.close_connection = True
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as scripted:
+        thread = threading.Thread(target=scripted.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield scripted
+        scripted.shutdown()
+        thread.join()
+
+
+def make_model(server: ScriptedServer, **changes: Any) -> OpenAICompatibleModel:
+    settings: dict[str, Any] = {"max_retries": 2, "backoff": QUICK, "timeout_s": 5.0, **changes}
+    return OpenAICompatibleModel("small", server.url, "served-name", **settings)
+
+
+def ask(model: OpenAICompatibleModel, request: Request = ASK) -> Completion:
+    async def call() -> Completion:
+        try:
+            return await model.complete(request)
+        finally:
+            await model.aclose()
+
+    return asyncio.run(call())
+
+
+def test_an_answer_is_read_whole(server: ScriptedServer) -> None:
+    server.acts = [reply_with(build_reply(), x_request_id="req-7")]
+    completion = ask(make_model(server))
+    assert completion.text == "It is 2."
+    assert completion.ended_by == "delimiter"
+    assert (completion.prompt_tokens, completion.completion_tokens) == (30, 4)
+    assert completion.cached_prompt_tokens == 0  # vLLM's details are null unless asked for
+    assert completion.token_logprobs == (-0.5, -0.25, -0.1, -0.05)
+    assert completion.first_token_top == (("It", -0.5), ("So", -1.5))
+    assert completion.returned_model == "served-name"
+    assert completion.request_id == "req-7"
+    assert completion.retries == 0
+    assert 0 < completion.latency_s < 5
+
+
+def test_the_request_that_is_sent(server: ScriptedServer) -> None:
+    ask(make_model(server))
+    assert server.bodies == [
+        {
+            "model": "served-name",
+            "messages": [
+                {"role": "system", "content": "One step per line."},
+                {"role": "user", "content": "What is 1 + 1?"},
+            ],
+            "temperature": 0.0,
+            "max_tokens": 20,
+            "logprobs": True,
+            "top_logprobs": 2,
+            "stop": ["\n"],
+        }
+    ]
+
+
+def test_a_prefill_is_continued(server: ScriptedServer) -> None:
+    ask(make_model(server), CONTINUE)
+    assert server.bodies[0]["messages"][-1] == {"role": "assistant", "content": "1 + 1 = 2.\n"}
+    assert server.bodies[0]["continue_final_message"] is True
+    assert server.bodies[0]["add_generation_prompt"] is False
+
+
+def test_a_plain_server_repeats_the_prefill(server: ScriptedServer) -> None:
+    server.acts = [reply_with(build_reply("1 + 1 = 2.\nAnswer: 2"))]
+    completion = ask(make_model(server, prefill="plain"), CONTINUE)
+    assert completion.text == "Answer: 2"
+    assert "continue_final_message" not in server.bodies[0]
+
+
+def test_every_sampling_field_reaches_the_body() -> None:
+    base = build_body(ASK, "m", "plain")
+    for changed in (
+        Sampling(0.5, 20, 2),
+        Sampling(0.0, 21, 2),
+        Sampling(0.0, 20, 3),
+        Sampling(0.0, 20, 2, seed=1),
+    ):
+        assert build_body(Request(ASK.messages, changed, ASK.stop), "m", "plain") != base
+    assert "stop" not in build_body(Request(ASK.messages, ASK.sampling), "m", "plain")
+
+
+def test_an_empty_prefill_is_no_message() -> None:
+    empty = Request((*ASK.messages, Message("assistant", "")), ASK.sampling, ASK.stop)
+    body = build_body(empty, "m", "continue_final_message")
+    assert body == build_body(ASK, "m", "continue_final_message")
+    assert "extra_body" not in body
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_a_passing_failure_is_retried_and_counted(server: ScriptedServer, status: int) -> None:
+    server.acts = [fail_with(status), fail_with(status), reply_with(build_reply())]
+    assert ask(make_model(server)).retries == 2
+
+
+def test_retry_after_is_waited_for(server: ScriptedServer) -> None:
+    server.acts = [fail_with(429, Retry_After="0.2"), reply_with(build_reply())]
+    started = time.perf_counter()
+    completion = ask(make_model(server, backoff=Backoff(0.0, longest_delay_s=5.0)))
+    assert completion.retries == 1
+    assert time.perf_counter() - started > 0.2
+    assert completion.latency_s < 0.2  # of the try that worked, not of the wait
+
+
+def test_retries_are_bounded(server: ScriptedServer) -> None:
+    server.acts = [fail_with(500)]
+    with pytest.raises(TransientModelError, match=r"status 500.*gave up after 2 retries"):
+        ask(make_model(server))
+    assert len(server.bodies) == 3
+
+
+def test_a_refused_request_is_not_retried(server: ScriptedServer) -> None:
+    server.acts = [fail_with(400)]
+    with pytest.raises(ModelError, match="status 400") as caught:
+        ask(make_model(server))
+    assert not isinstance(caught.value, TransientModelError)
+    assert len(server.bodies) == 1
+
+
+def test_silence_is_a_timeout(server: ScriptedServer) -> None:
+    released = threading.Event()
+    server.acts = [lambda _: released.wait(5) and None]
+    try:
+        with pytest.raises(TransientModelError, match="Timeout"):
+            ask(make_model(server, timeout_s=0.1, max_retries=1))
+    finally:
+        released.set()
+    assert len(server.bodies) == 2
+
+
+def test_a_connection_closed_mid_body(server: ScriptedServer) -> None:
+    server.acts = [close_mid_body, reply_with(build_reply())]
+    assert ask(make_model(server)).retries == 1
+
+
+def test_no_server() -> None:
+    model = OpenAICompatibleModel(
+        "small", "http://127.0.0.1:1/v1", "m", max_retries=1, backoff=QUICK
+    )
+    with pytest.raises(TransientModelError, match=r"127\.0\.0\.1:1.*gave up after 1 retries"):
+        ask(model)
+
+
+def test_what_is_not_json_is_named(server: ScriptedServer) -> None:
+    server.acts = [lambda handler: handler.answer(200, b"<html>welcome</html>")]
+    with pytest.raises(ModelError, match="not JSON: '<html>welcome"):
+        ask(make_model(server))
+    assert len(server.bodies) == 1
+
+
+def test_the_key_is_read_at_the_first_call(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    model = make_model(server, api_key_env="SOME_KEY")
+    with pytest.raises(ModelError, match="SOME_KEY holds no key"):
+        ask(model)
+    monkeypatch.setenv("SOME_KEY", "secret-1")
+    ask(model)
+    assert server.headers_seen[0]["Authorization"] == "Bearer secret-1"
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_model_outlives_its_event_loop(server: ScriptedServer) -> None:
+    model = make_model(server)
+    assert ask(model).text == ask(model).text == "It is 2."
+    asyncio.run(model.complete(ASK))  # left open
+    asyncio.run(model.aclose())
+    gc.collect()
+    assert len(server.bodies) == 3
+
+
+def test_a_proxy_is_not_asked_for_loopback(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    assert ask(make_model(server, max_retries=0)).text == "It is 2."
+
+
+def test_128_requests_are_in_flight_together(server: ScriptedServer) -> None:
+    together = threading.Barrier(128, timeout=20)
+
+    def meet(handler: Handler) -> None:
+        together.wait()
+        reply_with(build_reply())(handler)
+
+    server.acts = [meet]
+    model = make_model(server, timeout_s=30.0, max_retries=0)
+
+    async def call_all() -> list[Completion]:
+        try:
+            return await asyncio.gather(*(model.complete(ASK) for _ in range(128)))
+        finally:
+            await model.aclose()
+
+    assert len(asyncio.run(call_all())) == 128
+
+
+@pytest.mark.parametrize("changes", [{"max_retries": -1}, {"timeout_s": 0.0}, {"max_in_flight": 0}])
+def test_impossible_settings_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        OpenAICompatibleModel("small", "http://127.0.0.1:1/v1", "m", **changes)
+
+
+LLAMA_END = [entry("It", -0.5), entry("", -0.1)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "ended_by"),
+    [
+        ({"choice_stop_reason": "\n"}, "delimiter"),  # vLLM: a stop string
+        ({"choice_stop_reason": None}, "eos"),  # vLLM: the end mark, though the token holds \n
+        ({"choice_stop_reason": 151645}, "eos"),  # vLLM: a stop token's number
+        ({"choice_stop_reason": ...}, "delimiter"),  # the last token ".\n" shows it
+        ({"choice_finish_reason": "length"}, "length"),
+        # llama.cpp: the stop string's token is not reported, the end mark's is
+        ({"choice_stop_reason": ..., "choice_logprobs": {"content": LLAMA_END}}, "delimiter"),
+        (
+            {
+                "choice_stop_reason": ...,
+                "choice_logprobs": {"content": LLAMA_END},
+                "usage": {"prompt_tokens": 1, "completion_tokens": 2},
+            },
+            "eos",
+        ),
+        ({"choice_stop_reason": ..., "choice_logprobs": None}, "delimiter"),
+    ],
+)
+def test_what_ended_the_text(changes: dict[str, Any], ended_by: str) -> None:
+    assert read(build_reply(**changes)).ended_by == ended_by
+
+
+def test_without_stop_strings_the_end_is_the_end_mark() -> None:
+    unstopped = Request(ASK.messages, ASK.sampling)
+    reply = build_reply(choice_stop_reason=..., choice_logprobs=None)
+    assert read(reply, unstopped).ended_by == "eos"
+
+
+def test_a_text_that_stops_at_once_is_empty() -> None:
+    content = {"content": [entry("\n", -0.7, ("\n", -0.7))]}
+    completion = read(build_reply(None, choice_logprobs=content))  # type: ignore[arg-type]
+    assert (completion.text, completion.ended_by) == ("", "delimiter")
+    assert completion.token_logprobs == (-0.7,)
+
+
+@pytest.mark.parametrize("logprobs", [..., None, {"content": None}, {"content": []}])
+def test_missing_logprobs_are_none(logprobs: Any) -> None:
+    completion = read(build_reply(choice_logprobs=logprobs))
+    assert completion.token_logprobs == ()
+    assert completion.first_token_top == ()
+
+
+@pytest.mark.parametrize("placeholder", [-9999.0, None, float("-inf"), -1e30])
+def test_a_placeholder_is_no_logprob(placeholder: float | None) -> None:
+    top = [("It", -0.5), ("So", -9999.0)]
+    content = [entry("It", -0.5, *top), entry(" is", placeholder)]
+    completion = read(build_reply(choice_logprobs={"content": content}))
+    assert completion.token_logprobs == ()
+    assert completion.first_token_top == (("It", -0.5),)
+
+
+def test_cached_tokens_are_counted() -> None:
+    usage = {
+        "prompt_tokens": 30,
+        "completion_tokens": 4,
+        "prompt_tokens_details": {"cached_tokens": 24},
+    }
+    assert read(build_reply(usage=usage)).cached_prompt_tokens == 24
+
+
+def test_another_returned_name_is_kept() -> None:
+    completion = read(build_reply(model="served-name-2026-11-01"))
+    assert completion.returned_model == "served-name-2026-11-01"
+    assert completion.request_id == "chatcmpl-1"
+
+
+@pytest.mark.parametrize("usage", [..., None, {"prompt_tokens": 3}])
+def test_unknown_token_counts_are_an_error(usage: Any) -> None:
+    with pytest.raises(ModelError, match="without token counts"):
+        read(build_reply(usage=usage))
+
+
+@pytest.mark.parametrize("reply", [None, [], {}, {"choices": []}, {"choices": [{}]}, "text"])
+def test_a_reply_without_a_choice_is_an_error(reply: Any) -> None:
+    with pytest.raises(ModelError, match="without a choice"):
+        read(reply)
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "tool_calls", None, "abort"])
+def test_an_unusable_end_is_an_error(reason: str | None) -> None:
+    with pytest.raises(ModelError, match="ended by"):
+        read(build_reply(choice_finish_reason=reason))
+
+
+@given(st.text(min_size=1), st.text())
+def test_an_echo_is_taken_off_once(prefill: str, text: str) -> None:
+    assert read(build_reply(prefill + text), echoed=prefill).text == text
+
+
+@given(st.integers(1, 60), st.one_of(st.none(), st.floats(0, 1e6)), st.integers(), st.floats(0, 1))
+def test_delays_stay_within_their_bounds(
+    retry: int, retry_after_s: float | None, seed: int, jitter: float
+) -> None:
+    backoff = Backoff(first_delay_s=0.5, growth=2.0, longest_delay_s=30.0, jitter=jitter)
+    delay = backoff.compute_delay_s(retry, retry_after_s, random.Random(seed))
+    full = min(30.0, 0.5 * 2.0 ** (retry - 1))
+    assert max(full * (1 - jitter), min(retry_after_s or 0.0, 30.0)) <= delay <= 30.0
+
+
+def test_delays_grow_as_written() -> None:
+    backoff = Backoff(first_delay_s=1.0, growth=3.0, longest_delay_s=10.0, jitter=0.0)
+    generator = random.Random(0)
+    assert [backoff.compute_delay_s(n, None, generator) for n in (1, 2, 3, 4)] == [1, 3, 9, 10]
+    assert backoff.compute_delay_s(1, 4.0, generator) == 4.0
+
+
+@pytest.mark.parametrize(
+    "changes", [{"first_delay_s": -1.0}, {"growth": 0.5}, {"longest_delay_s": -1}, {"jitter": 2.0}]
+)
+def test_an_impossible_backoff_is_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        Backoff(**changes)
