@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     something, 130 when it was interrupted."""
     options = make_parser().parse_args(arguments)
     try:
-        with _interrupted_by_sigterm():
+        with _interrupted_by_signals():
             status: int = options.run(options)
     except RouterlibError as error:
         print(f"routerlib: {type(error).__name__}: {error}", file=sys.stderr)
@@ -72,6 +73,12 @@ def _add_store_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
         command.add_argument("--traces", type=Path, default=paths.TRACES)
         command.set_defaults(run=function)
 
+    command = commands.add_parser("copy", help="copy some problems into a new store")
+    command.add_argument("target", type=Path)
+    command.add_argument("problems", nargs="+", help="problem ids")
+    command.add_argument("--traces", type=Path, default=paths.TRACES)
+    command.set_defaults(run=_run_copy)
+
     command = commands.add_parser("query", help="run read-only SQL on the store")
     command.add_argument("sql")
     command.add_argument("--traces", type=Path, default=paths.TRACES)
@@ -95,9 +102,22 @@ def _add_notebook_commands(commands: argparse._SubParsersAction[argparse.Argumen
     command = actions.add_parser("strip", help="rewrite the notebooks without outputs")
     command.set_defaults(run=_run_strip_notebooks)
 
+    command = commands.add_parser("readme", help="rewrite the README's results from numbers.json")
+    command.add_argument("--readme", type=Path, default=paths.ROOT / "README.md")
+    command.add_argument("--numbers", type=Path, default=paths.FIGURES / "numbers.json")
+    command.set_defaults(run=_run_readme)
+
     command = actions.add_parser("verify", help="make all figures anew and compare them")
     command.add_argument("--scratch", type=Path, default=paths.BUILD / "verify")
     command.set_defaults(run=_run_verify_figures)
+
+
+def _run_readme(options: argparse.Namespace) -> int:
+    from routerlib.readme import update_readme
+
+    changed = update_readme(options.readme, options.numbers)
+    print(f"{options.readme.name}: {'rewritten' if changed else 'as it was'}")
+    return 0
 
 
 def _run_weights(options: argparse.Namespace) -> int:
@@ -121,17 +141,25 @@ def _run_serve(options: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Turn SIGTERM into the KeyboardInterrupt that Ctrl-C is, so that both clean up."""
+def _interrupted_by_signals() -> Iterator[None]:
+    """Turn SIGTERM and a closed terminal into the KeyboardInterrupt that Ctrl-C is, so that all
+    clean up. A signal that is ignored (``nohup``) stays ignored."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _print_problems(problems: Sequence[str], sound: str) -> int:
@@ -162,11 +190,20 @@ def _run_db(options: argparse.Namespace) -> int:
     return 0
 
 
+def _run_copy(options: argparse.Namespace) -> int:
+    from routerlib.store import copy_problems
+
+    copy_problems(options.traces, options.target, options.problems)
+    print(f"{len(options.problems)} problems are in {options.target}")
+    return 0
+
+
 def _run_query(options: argparse.Namespace) -> int:
     from routerlib.store import query
 
     frame = query(options.traces, options.sql)
-    print(frame.to_csv(index=False) if options.csv else frame.to_string(index=False))
+    text = frame.to_csv(index=False) if options.csv else frame.to_string(index=False) + "\n"
+    print(text, end="")
     return 0
 
 

@@ -4,7 +4,8 @@ Plans say which expansions a problem needs; everything else is one operation, ``
 is a hash of what determines the request, so a run that was stopped asks only for what is not
 there. Level by level: the whole frontier of a chunk of problems goes to one model, then to the
 next, because models that share a machine slow each other down. Invariants: a state is written
-before the step that reaches it; a failed call is a row with ``error`` and no text.
+before the step that reaches it; a failed call is a row with ``error`` and no text; whatever ends
+a run, the rows of all answers are handed to the writer and flushed.
 """
 
 from __future__ import annotations
@@ -14,15 +15,23 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 
 from routerlib import __version__
-from routerlib.benchmarks import compute_problem_features
+from routerlib.collect_rows import (
+    fill_step,
+    make_blank_step,
+    make_next_state,
+    make_problem_row,
+    make_request,
+    make_shared_request,
+)
 from routerlib.errors import ModelError
-from routerlib.grading import BENCHMARK_STYLE, extract_answer, grade
+from routerlib.grading import BENCHMARK_STYLE, grade
 from routerlib.models.protocol import Model
 from routerlib.plans import (
     CollectConfig,
@@ -32,27 +41,18 @@ from routerlib.plans import (
     make_expansion,
     make_root,
 )
-from routerlib.prompts import PROMPTS, build_messages
-from routerlib.records import (
-    Completion,
-    ModelCard,
-    Problem,
-    ProblemRow,
-    Request,
-    Run,
-    Sampling,
-    State,
-    Step,
-    compute_id,
-    compute_state_id,
-)
-from routerlib.steps import compute_step_text, is_finished
+from routerlib.records import Completion, ModelCard, Problem, Run, State, Step, compute_id
 from routerlib.store import TraceWriter
 
 
 @dataclass(slots=True)
 class CollectReport:
-    """What a run did so far; also what a progress bar shows."""
+    """What a run did so far; also what a progress bar shows.
+
+    ``problems_done`` counts problems of which nothing is missing any more, ``calls`` answered and
+    failed calls, ``recorded_before`` the expansions that were there when the run started;
+    ``started`` is the monotonic clock's reading then, in seconds.
+    """
 
     problems_total: int = 0
     problems_done: int = 0
@@ -72,7 +72,7 @@ class CollectReport:
 
 def make_run(config: CollectConfig, models: Sequence[Model], benchmark: str, split: str) -> Run:
     """Return the row of a run that starts now."""
-    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    now = datetime.now(UTC)
     configuration = json.dumps(
         asdict(config)
         | {"models": [model.id for model in models], "benchmark": benchmark, "split": split},
@@ -81,8 +81,8 @@ def make_run(config: CollectConfig, models: Sequence[Model], benchmark: str, spl
     libraries = ("openai", "pyarrow", "math-verify")
     versions = {name: metadata.version(name) for name in libraries} | {"routerlib": __version__}
     return Run(
-        id=compute_id("run", started_at, configuration, os.getpid()),
-        started_at=started_at,
+        id=compute_id("run", now.isoformat(timespec="microseconds"), configuration, os.getpid()),
+        started_at=now.isoformat(timespec="seconds"),
         ended_at=None,
         configuration=configuration,
         code_version=__version__,
@@ -96,7 +96,7 @@ class Collector:
     """Records the expansions of a plan into a store.
 
     ``models`` are ordered by price, cheapest first, with one card each. ``on_change`` is called
-    with the report after every answer, for a progress bar.
+    with the report after every call and every level, for a progress bar.
     """
 
     def __init__(
@@ -107,71 +107,77 @@ class Collector:
         config: CollectConfig,
         on_change: Callable[[CollectReport], None] = lambda report: None,
     ) -> None:
-        if [model.id for model in models] != [card.id for card in cards]:
-            raise ValueError(
-                f"models {[model.id for model in models]} and cards "
-                f"{[card.id for card in cards]} differ: give one card for each model, in order"
-            )
-        self.models = models
         self._model_ids = [model.id for model in models]
+        if self._model_ids != [card.id for card in cards]:
+            raise ValueError(
+                f"models {self._model_ids} and cards {[card.id for card in cards]} differ: give "
+                "one card for each model, in order"
+            )
+        if len(set(self._model_ids)) < len(models):
+            raise ValueError(f"models {self._model_ids} must be different: name each once")
+        self.models = models
         self.cards = cards
         self.writer = writer
         self.config = config
         self.report = CollectReport()
         self._on_change = on_change
-        self._prompt = PROMPTS[config.prompt_version]
         self._shared_prompt_tokens: dict[str, int] = {}
-        self._failures_in_a_row = 0
+        self._failures_in_a_row: Counter[str] = Counter()
         self._run_id = ""
 
     async def collect(self, problems: Sequence[Problem], run: Run) -> CollectReport:
         """Record all that ``problems`` miss and return what was done.
 
-        Raises ModelError when too many calls fail in a row; what was recorded until then stays.
+        The run's row is written with the time at which it ended, however it ended; a run that
+        finds nothing missing leaves no row.
+
+        Raises ModelError when too many calls of a model fail in a row, and the error of its first
+        call when a model cannot be asked at all; GradingError for a gold answer that cannot be
+        read, before any call; StoreError when a problem or card is stored with other content.
+        What was recorded until then stays.
         """
-        self._run_id = run.id
-        self.report.started = time.monotonic()
-        self.report.problems_total = len(problems)
+        for problem in problems:
+            grade(problem.answer, None, style=BENCHMARK_STYLE[problem.benchmark])
         missing, recorded = list_expansions(
             problems, self._model_ids, self.config, self.writer.get_next_state
         )
-        self.report.recorded_before = sum(recorded.values())
         unfinished = {expansion.problem.id for expansion in missing}
-        self.report.problems_done = len(problems) - len(unfinished)
+        self._run_id = run.id
+        self._failures_in_a_row.clear()
+        self.report = CollectReport(
+            problems_total=len(problems),
+            problems_done=len(problems) - len(unfinished),
+            recorded_before=sum(recorded.values()),
+            started=time.monotonic(),
+        )
         if not missing:
             return self.report
-        self._write_heads(problems, run)
+        self._write_heads(problems)
+        self.writer.add_run(run)
         todo = [problem for problem in problems if problem.id in unfinished]
         try:
             for start in range(0, len(todo), self.config.chunk_problems):
                 await self._collect_chunk(todo[start : start + self.config.chunk_problems])
+        except BaseExceptionGroup as group:  # of the tasks: the first error cancelled the others
+            raise _get_first_error(group) from group
         finally:
             ended_at = datetime.now(UTC).isoformat(timespec="seconds")
-            self.writer.add_run(Run(**{**asdict(run), "ended_at": ended_at}))
+            self.writer.add_run(replace(run, ended_at=ended_at))
             self.writer.flush()
         return self.report
 
-    def _write_heads(self, problems: Sequence[Problem], run: Run) -> None:
-        self.writer.add_run(run)
+    def _write_heads(self, problems: Sequence[Problem]) -> None:
         for card in self.cards:
             self.writer.add_model(card)
         for problem in problems:
-            self.writer.add_problem(
-                ProblemRow(
-                    id=problem.id,
-                    benchmark=problem.benchmark,
-                    split=problem.split,
-                    text_sha256=problem.text_sha256,
-                    subject=problem.subject,
-                    level=problem.level,
-                    features=compute_problem_features(problem.text),
-                )
-            )
+            self.writer.add_problem(make_problem_row(problem))
             self._add_state(make_root(problem))
 
     async def _collect_chunk(self, problems: Sequence[Problem]) -> None:
         frontiers = {problem.id: {"": make_root(problem)} for problem in problems}
         by_id = {problem.id: problem for problem in problems}
+        failed: set[str] = set()
+        done_before = self.report.problems_done
         for depth in range(self.config.depth + 1):
             actions = get_plan_actions(self.config.plan, depth, self.config.depth, len(self.models))
             wanted = [
@@ -180,88 +186,73 @@ class Collector:
                 for problem_id, frontier in frontiers.items()
                 for state in frontier.values()
             ]
-            missing = [e for e in wanted if self.writer.get_next_state(e.id) is None]
-            if self.config.shared_machine:
-                for index in range(len(self.models)):
-                    await self._expand_all([e for e in missing if e.model_index == index])
-            else:
-                await self._expand_all(missing)
+            await self._expand_level(
+                [e for e in wanted if self.writer.get_next_state(e.id) is None]
+            )
             frontiers = {problem.id: {} for problem in problems}
             for expansion in wanted:
                 reached = self.writer.get_next_state(expansion.id)
-                if reached is not None and not reached.is_terminal:
+                if reached is None:
+                    failed.add(expansion.problem.id)
+                elif not reached.is_terminal:
                     frontiers[expansion.problem.id][reached.text] = reached
-        self.report.problems_done += len(problems)
-        self._on_change(self.report)
+            closed = {problem_id for problem_id, frontier in frontiers.items() if not frontier}
+            self.report.problems_done = done_before + len(closed - failed)
+            self._on_change(self.report)
 
-    async def _expand_all(self, expansions: Sequence[Expansion]) -> None:
-        """Make the calls with bounded concurrency; the first unexpected exception cancels the
-        rest."""
-        for index in sorted({expansion.model_index for expansion in expansions}):
-            await self._measure_shared_prompt(self.models[index])
-        queue = iter(expansions)
+    async def _expand_level(self, expansions: Sequence[Expansion]) -> None:
+        """Make the calls of one level: one model after the other on a shared machine, else all
+        models together."""
+        by_model = [
+            [expansion for expansion in expansions if expansion.model_index == index]
+            for index in range(len(self.models))
+        ]
+        if self.config.shared_machine:
+            for queue in by_model:
+                await self._expand_all([queue])
+        else:
+            await self._expand_all(by_model)
 
-        async def work() -> None:
-            for expansion in queue:
-                await self._expand(expansion)
-
+    async def _expand_all(self, queues: Sequence[Sequence[Expansion]]) -> None:
+        """Work off one queue for each model, all together, with bounded concurrency each; the
+        first exception cancels the rest."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(self.config.concurrency, len(expansions))):
-                group.create_task(work())
+            for queue in queues:
+                if queue:
+                    group.create_task(self._work_off(queue))
+
+    async def _work_off(self, queue: Sequence[Expansion]) -> None:
+        await self._measure_shared_prompt(self.models[queue[0].model_index])
+        waiting = iter(queue)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self.config.concurrency, len(queue))):
+                group.create_task(self._expand_each(waiting))
+
+    async def _expand_each(self, waiting: Iterator[Expansion]) -> None:
+        for expansion in waiting:
+            await self._expand(expansion)
 
     async def _measure_shared_prompt(self, model: Model) -> None:
-        """Count the tokens that all prompts share: those of the prompt of an empty problem."""
-        if model.id in self._shared_prompt_tokens:
-            return
-        request = Request(build_messages(self._prompt, ""), Sampling(max_tokens=1, top_logprobs=0))
-        answer = await model.complete(request)
-        self._shared_prompt_tokens[model.id] = answer.prompt_tokens
+        """Count the tokens that all prompts share, with one call for each model and run."""
+        if model.id not in self._shared_prompt_tokens:
+            answer = await model.complete(make_shared_request(self.config))
+            self._shared_prompt_tokens[model.id] = answer.prompt_tokens
 
     async def _expand(self, expansion: Expansion) -> None:
         model = self.models[expansion.model_index]
-        config = self.config
-        request = Request(
-            messages=build_messages(self._prompt, expansion.problem.text, expansion.state.text),
-            sampling=Sampling(
-                temperature=config.temperature,
-                max_tokens=config.step_rule.get_max_tokens(expansion.kind),
-                top_logprobs=config.top_logprobs,
-                seed=config.sample_index if config.temperature > 0 else None,
-            ),
-            stop=(config.delimiter,) if expansion.kind == "step" else (),
-        )
         try:
-            completion = await model.complete(request)
+            completion = await model.complete(make_request(expansion, self.config))
         except ModelError as error:
             self._record_failure(expansion, error)
             return
-        self._failures_in_a_row = 0
+        self._failures_in_a_row[model.id] = 0
         self._record(expansion, completion)
 
     def _record(self, expansion: Expansion, completion: Completion) -> None:
-        rule = self.config.step_rule
-        text = compute_step_text(completion, rule)
-        finished = is_finished(text, completion.ended_by, expansion.kind, rule)
-        reached = self._make_state(expansion, expansion.state.text + text, finished)
-        self._add_state(reached)
-        self.writer.add_step(
-            self._make_step(
-                expansion,
-                next_state_id=reached.id,
-                text=text,
-                ended_by=completion.ended_by,
-                completion_tokens=completion.completion_tokens,
-                prompt_tokens=completion.prompt_tokens,
-                cached_prompt_tokens=completion.cached_prompt_tokens,
-                finish_reason=completion.finish_reason,
-                token_logprobs=completion.token_logprobs,
-                first_token_top=completion.first_token_top,
-                latency_s=completion.latency_s,
-                retries=completion.retries,
-                returned_model=completion.returned_model,
-                request_id=completion.request_id,
-            )
-        )
+        next_state = make_next_state(expansion, completion, self.config)
+        self._add_state(next_state)
+        blank = self._make_blank_step(expansion)
+        self.writer.add_step(fill_step(blank, completion, next_state, self.config))
         self.report.calls += 1
         self.report.retries += completion.retries
         self.report.completion_tokens += completion.completion_tokens
@@ -269,60 +260,38 @@ class Collector:
         self._on_change(self.report)
 
     def _record_failure(self, expansion: Expansion, error: ModelError) -> None:
-        self.writer.add_step(self._make_step(expansion, error=f"{type(error).__name__}: {error}"))
+        text = f"{type(error).__name__}: {error}"
+        self.writer.add_step(replace(self._make_blank_step(expansion), error=text))
         self.report.calls += 1
         self.report.errors += 1
-        self._failures_in_a_row += 1
         self._on_change(self.report)
-        if self._failures_in_a_row >= self.config.max_consecutive_failures:
+        model_id = self.models[expansion.model_index].id
+        self._failures_in_a_row[model_id] += 1
+        if self._failures_in_a_row[model_id] >= self.config.max_consecutive_failures:
             raise ModelError(
-                f"{self._failures_in_a_row} calls in a row failed, the last one with: {error}. "
-                "All that was answered is recorded: mend the cause and start the same run again."
+                f"{self._failures_in_a_row[model_id]} calls of {model_id} in a row failed, the "
+                f"last one with: {error}. All that was answered is recorded: mend the cause and "
+                "start the same run again"
             ) from error
 
-    def _make_step(self, expansion: Expansion, **outcome: object) -> Step:
-        model = self.models[expansion.model_index]
-        blank: dict[str, object] = {
-            "next_state_id": None,
-            "text": None,
-            "ended_by": None,
-            "completion_tokens": 0,
-            "prompt_tokens": 0,
-            "cached_prompt_tokens": 0,
-            "finish_reason": None,
-        }
-        fields: dict[str, object] = {
-            "id": expansion.id,
-            "attempt": self.writer.count_attempts(expansion.id),
-            "run_id": self._run_id,
-            "problem_id": expansion.problem.id,
-            "state_id": expansion.state.id,
-            "model_id": model.id,
-            "kind": expansion.kind,
-            "sample_index": self.config.sample_index,
-            "prompt_version": self.config.prompt_version,
-            "temperature": self.config.temperature,
-            "max_tokens": self.config.step_rule.get_max_tokens(expansion.kind),
-            "shared_prompt_tokens": self._shared_prompt_tokens[model.id],
-            "requested_model": model.id,
-        }
-        return Step(**(blank | fields | outcome))  # type: ignore[arg-type]
-
-    def _make_state(self, expansion: Expansion, text: str, finished: bool) -> State:
-        problem = expansion.problem
-        answer = extract_answer(text) if finished else None
-        style = BENCHMARK_STYLE[problem.benchmark]
-        return State(
-            id=compute_state_id(problem.id, text, finished),
-            problem_id=problem.id,
-            depth=expansion.state.depth + 1,
-            text=text,
-            is_terminal=finished,
-            extracted_answer=answer,
-            is_correct=grade(problem.answer, answer, style=style) if finished else None,
+    def _make_blank_step(self, expansion: Expansion) -> Step:
+        model_id = self.models[expansion.model_index].id
+        return make_blank_step(
+            expansion,
+            self.config,
+            model_id=model_id,
+            run_id=self._run_id,
+            attempt=self.writer.count_attempts(expansion.id),
+            shared_prompt_tokens=self._shared_prompt_tokens[model_id],
         )
 
     def _add_state(self, state: State) -> None:
         """Add a state unless its text was reached before, perhaps by a path of another length."""
         if self.writer.get_state(state.id) is None:
             self.writer.add_state(state)
+
+
+def _get_first_error(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 from routerlib import paths
+from routerlib.errors import ModelError
+from routerlib.prompts import PROMPTS
+from routerlib.serve import CONCURRENCY, ENGINE_PREFILL, ENGINES, serve_local
+from routerlib.weights import get_model_card, get_weights
 
 if TYPE_CHECKING:
     from routerlib.collect import Collector, CollectReport
@@ -21,9 +25,6 @@ if TYPE_CHECKING:
 
 SMALL = "qwen2.5-coder-0.5b-instruct-q4_k_m"
 LARGE = "qwen2.5-coder-1.5b-instruct-q4_k_m"
-
-# llama.cpp answers few requests at once; vLLM batches as many as it is given.
-CONCURRENCY = {"llamacpp": 4, "vllm": 128}
 
 
 def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,18 +36,30 @@ def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
     )
     command.add_argument("--benchmark", default="gsm8k")
     command.add_argument("--split", default="train")
-    command.add_argument("--limit", type=int, default=12, help="problems, in the split's order")
+    command.add_argument(
+        "--limit", type=_at_least(1), default=12, help="problems, in the split's order"
+    )
     command.add_argument("--data", type=Path, default=None, help="folder of benchmark files")
     command.add_argument("--plan", choices=["lattice", "switch"], default="lattice")
-    command.add_argument("--depth", type=int, default=5, help="step decisions before the rest")
-    command.add_argument("--prompt", default="short-lines-v1")
-    command.add_argument("--small", default=SMALL, help="weights of the cheap model")
-    command.add_argument("--large", default=LARGE, help="weights of the dear model")
-    command.add_argument("--engine", choices=sorted(CONCURRENCY), default="llamacpp")
-    command.add_argument("--small-url", help="server that already runs, up to and with /v1")
-    command.add_argument("--large-url", help="server that already runs, up to and with /v1")
-    command.add_argument("--concurrency", type=int, default=None, help="calls in flight")
-    command.add_argument("--chunk", type=int, default=150, help="problems recorded together")
+    command.add_argument(
+        "--depth", type=_at_least(0), default=5, help="step decisions before the rest"
+    )
+    command.add_argument("--prompt", choices=sorted(PROMPTS), default="short-lines-v1")
+    command.add_argument("--engine", choices=ENGINES, default="llamacpp")
+    for size, cost, default in (("small", "cheap", SMALL), ("large", "dear", LARGE)):
+        command.add_argument(f"--{size}", default=default, help=f"weights of the {cost} model")
+        command.add_argument(
+            f"--{size}-url", help="its server that already runs, up to and with /v1"
+        )
+        command.add_argument(
+            f"--{size}-name", help="what that server calls it (default: as serve-local does)"
+        )
+    command.add_argument(
+        "--concurrency", type=_at_least(1), default=None, help="calls in flight of each model"
+    )
+    command.add_argument(
+        "--chunk", type=_at_least(1), default=150, help="problems recorded together"
+    )
     command.add_argument(
         "--separate-machines",
         action="store_true",
@@ -57,17 +70,23 @@ def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
     command.set_defaults(run=run_collect)
 
 
+def _at_least(least: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is below {least}")
+        return value
+
+    return integer  # argparse calls what it refuses by this name
+
+
 def run_collect(options: argparse.Namespace) -> int:
     """Record what is missing and return the exit status: 1 when calls failed, 130 when stopped."""
     from routerlib.benchmarks import load_problems
     from routerlib.collect import Collector
     from routerlib.plans import CollectConfig, estimate
     from routerlib.store import TraceWriter
-    from routerlib.weights import get_model_card
 
-    problems = load_problems(
-        options.benchmark, options.split, data_dir=options.data, limit=options.limit
-    )
     config = CollectConfig(
         plan=options.plan,
         depth=options.depth,
@@ -77,6 +96,11 @@ def run_collect(options: argparse.Namespace) -> int:
         chunk_problems=options.chunk,
     )
     cards = [get_model_card(name, options.engine) for name in (options.small, options.large)]
+    if cards[0].id == cards[1].id:
+        raise ModelError(f"--small and --large are both {cards[0].id}: name two models")
+    problems = load_problems(
+        options.benchmark, options.split, data_dir=options.data, limit=options.limit
+    )
     with contextlib.ExitStack() as opened:
         writer = opened.enter_context(TraceWriter(options.traces))
         planned = estimate(
@@ -113,25 +137,29 @@ def _open_models(
 ) -> list[OpenAICompatibleModel]:
     """Make a client of each model, of the server that was named or of one started here."""
     from routerlib.models.openai_compatible import OpenAICompatibleModel
-    from routerlib.serve import serve_local
 
-    prefill: Literal["continue_final_message", "plain"] = (
-        "continue_final_message" if options.engine == "vllm" else "plain"
-    )
-    names = (options.small, options.large)
     models = []
-    urls = (options.small_url, options.large_url)
-    for card, name, given_url in zip(cards, names, urls, strict=True):
+    for card, weights, given_url, given_name in (
+        (cards[0], options.small, options.small_url, options.small_name),
+        (cards[1], options.large, options.large_url, options.large_name),
+    ):
+        model_name = given_name or get_weights(weights).model_id
         base_url = given_url
         if base_url is None:
-            server = serve_local(options.engine, name, concurrency=concurrency, report=print_report)
+            server = serve_local(
+                options.engine,
+                weights,
+                served_name=model_name,
+                concurrency=concurrency,
+                report=print_report,
+            )
             base_url = opened.enter_context(server).base_url
         models.append(
             OpenAICompatibleModel(
                 id=card.id,
                 base_url=base_url,
-                model_name=name,
-                prefill=prefill,
+                model_name=model_name,
+                prefill=ENGINE_PREFILL[options.engine],
                 max_in_flight=concurrency,
             )
         )
@@ -144,11 +172,6 @@ def _record(collector: Collector, problems: Sequence[Problem], options: argparse
     run = make_run(collector.config, collector.models, options.benchmark, options.split)
 
     async def record() -> CollectReport:
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-        assert task is not None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, task.cancel)
         try:
             return await collector.collect(problems, run)
         finally:
@@ -156,7 +179,7 @@ def _record(collector: Collector, problems: Sequence[Problem], options: argparse
                 await model.aclose()
 
     try:
-        report = asyncio.run(record())
+        report = _run_cancellable(record())
     except asyncio.CancelledError:
         print("\nstopped; what was answered is recorded: run the same command to go on")
         return 130
@@ -170,16 +193,35 @@ def _record(collector: Collector, problems: Sequence[Problem], options: argparse
     return 1 if report.errors else 0
 
 
+def _run_cancellable(coroutine: Coroutine[Any, Any, CollectReport]) -> CollectReport:
+    """Run a coroutine in a thread of its own; an interrupt cancels it and waits for its end.
+
+    A notebook runs an event loop in its own thread already, and this way every signal keeps the
+    handler that it has: whatever that raises here (``KeyboardInterrupt``, ``SystemExit``) is an
+    interrupt, a second one included.
+    """
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(coroutine)
+    with contextlib.closing(loop), ThreadPoolExecutor(max_workers=1) as thread:
+        ended = thread.submit(loop.run_until_complete, task)
+        while True:
+            try:
+                return ended.result()
+            except (KeyboardInterrupt, SystemExit):
+                loop.call_soon_threadsafe(task.cancel)
+
+
 class _Bar:
     """A progress bar of calls with problems, tokens/s, errors and the time left."""
 
     def __init__(self, expected_calls: int) -> None:
         from tqdm import tqdm
 
+        self._expected_calls = expected_calls
         self._bar = tqdm(total=expected_calls, unit="step", dynamic_ncols=True, mininterval=1.0)
 
     def show(self, report: CollectReport) -> None:
-        self._bar.total = max(self._bar.total, report.calls)
+        self._bar.total = max(self._expected_calls, report.calls)
         self._bar.set_postfix_str(
             f"problems {report.problems_done}/{report.problems_total}, "
             f"{report.tokens_per_s:.0f} tokens/s, errors {report.errors}",

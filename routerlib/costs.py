@@ -21,6 +21,7 @@ LEDGER_FIELDS = ("uncached_prompt_tokens", "cached_prompt_tokens", "completion_t
 
 LENS_UNITS = {
     "flops": "GFLOP",
+    "generated_flops": "GFLOP, prompts free",
     "large_tokens": "large-model tokens",
     "all_tokens": "tokens",
     "usd": "USD",
@@ -58,6 +59,8 @@ def make_lens(name: str, cards: Sequence[ModelCard]) -> Lens:
 
     - ``flops``: GFLOP, 2 x parameters for every token read or written (Kaplan et al. 2020,
       arXiv 2001.08361, section 2.1; attention's quadratic part left out), cached prompt free;
+    - ``generated_flops``: the same for written tokens only, prompts read for nothing: the accounting
+      of papers that leave prefill out, to compare with them; no bill looks like this;
     - ``large_tokens``: tokens that the last, dearest model reads uncached or writes;
     - ``all_tokens``: the same of all models;
     - ``usd``: published prices, with the cached-input price for cached prompt tokens.
@@ -72,6 +75,9 @@ def make_lens(name: str, cards: Sequence[ModelCard]) -> Lens:
     unit = LENS_UNITS[name]
     if name == "flops":
         return Lens(name, unit, np.array([_compute_gflop_row(card) for card in cards]))
+    if name == "generated_flops":
+        written_only = np.array([0.0, 0.0, 1.0])
+        return Lens(name, unit, written_only * [_compute_gflop_row(card) for card in cards])
     if name == "usd":
         return Lens(name, unit, np.array([_compute_usd_row(card) for card in cards]))
     counted = np.array([1.0, 0.0, 1.0])

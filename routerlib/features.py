@@ -191,13 +191,19 @@ class Standardiser:
 
     @classmethod
     def fit(cls, observations: Observations) -> Standardiser:
-        """Return the standardiser of these nodes, every node counting once and NaN not at all."""
-        values = observations.values
-        known = np.isfinite(values)
-        count = np.maximum(known.sum(axis=0), 1)
-        mean = np.where(known, values, 0.0).sum(axis=0) / count
-        variance = np.where(known, (values - mean) ** 2, 0.0).sum(axis=0) / count
-        scale = np.sqrt(variance)
+        """Return the standardiser of these nodes, every node counting once and NaN not at all.
+
+        A field that no node has recorded gets mean 0 and scale 1. ``ValueError`` for no node.
+        """
+        from sklearn.preprocessing import StandardScaler
+
+        known = np.isfinite(observations.values)
+        values = np.where(known, observations.values, np.nan)
+        values[:, ~known.any(axis=0)] = 0.0
+        scaler = StandardScaler().fit(values)
+        mean = np.asarray(scaler.mean_, dtype=np.float64)
+        scale = np.sqrt(np.asarray(scaler.var_, dtype=np.float64))
+        # Wider than scikit-learn's own rule: rounding must not become a feature.
         constant = scale <= 1e-12 * np.maximum(1.0, np.abs(mean))
         return cls(observations.names, mean, np.where(constant, 1.0, scale))
 

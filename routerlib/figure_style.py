@@ -52,6 +52,7 @@ ROUTER_STYLES = {
     "first k steps large": RouterStyle("first k large", "#E69F00", ">", "--"),
     "last steps large": RouterStyle("last steps large", "#8A5A2B", "<", "--"),
     "problem length": RouterStyle("problem length", "#CC79A7", "P", "--"),
+    "query-level classifier": RouterStyle("query-level", "#882255", "p"),
     "first-token entropy": RouterStyle("first-token entropy", "#56B4E9", "h", "--"),
     "draft mean log-probability": RouterStyle("draft, mean log p", "#77AA33", "X", "--"),
     "draft min log-probability": RouterStyle("draft, min log p", "#3B6E22", "d", ":"),

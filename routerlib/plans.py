@@ -7,6 +7,7 @@ recorded is never asked for again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -23,10 +24,16 @@ GetNextState = Callable[[str], State | None]
 class CollectConfig:
     """What is recorded and how.
 
-    ``depth`` is the number of step decisions before each model completes the rest. Models are
-    called one after the other when ``shared_machine`` holds, else all at once. ``concurrency``
-    bounds the calls in flight, ``chunk_problems`` the problems whose frontiers are open together;
-    a run gives up after ``max_consecutive_failures`` failed calls in a row.
+    ``depth`` is the number of step decisions before each model completes the rest;
+    ``prompt_version`` names an entry of ``PROMPTS``. ``delimiter``, ``max_step_tokens`` and
+    ``max_tail_tokens`` are those of the ``StepRule``. ``temperature`` and ``top_logprobs``
+    (alternatives recorded of a first token) go to the model; ``sample_index`` tells repeated
+    samples of one expansion apart and is their seed at a temperature above 0.
+
+    Models are called one after the other when ``shared_machine`` holds, else all together.
+    ``concurrency`` bounds the calls in flight of each model, ``chunk_problems`` the problems whose
+    frontiers are open together; a run gives up after ``max_consecutive_failures`` failed calls of
+    one model in a row.
     """
 
     plan: Plan = "lattice"
@@ -50,13 +57,13 @@ class CollectConfig:
             raise ValueError(
                 f"unknown prompt version {self.prompt_version!r}: use one of {sorted(PROMPTS)}"
             )
-        positive = ("concurrency", "chunk_problems", "max_consecutive_failures")
-        for name in positive:
+        for name in ("concurrency", "chunk_problems", "max_consecutive_failures"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.depth < 0:
-            raise ValueError(f"depth must not be negative, got {self.depth}")
-        _ = self.step_rule
+        for name in ("depth", "temperature", "top_logprobs", "sample_index"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        _ = self.step_rule  # checks its own values
 
     @property
     def step_rule(self) -> StepRule:
@@ -179,15 +186,15 @@ def estimate(
 ) -> Estimate:
     """Return the calls and tokens still to be expected, without calling any model.
 
-    ``mean_tokens`` are the completion and prompt tokens of a recorded call, if any is recorded.
-
-    Averages come from the complete problems of ``problems`` when there are at least five, else
-    from a first recording of GSM8K at depth 5 (20 states a problem, 18 completion tokens and
-    1,100 prompt tokens a call), scaled to the plan's size.
+    ``mean_tokens`` are the mean completion and prompt tokens of the recorded calls, None when
+    there are none. They, and the mean calls of the complete problems of ``problems``, are the basis
+    when at least five are complete; else a first recording of GSM8K is (for each model 20 calls a
+    problem in the plan ``lattice`` and 4 in ``switch``, or the most a shallow plan can need; 18
+    completion tokens and 1,100 prompt tokens a call).
     """
     missing, recorded = list_expansions(problems, model_ids, config, get_next_state)
-    unfinished = {expansion.problem.id for expansion in missing}
-    complete = [problem.id for problem in problems if problem.id not in unfinished]
+    edge = Counter(expansion.problem.id for expansion in missing)
+    complete = [problem.id for problem in problems if problem.id not in edge]
     most = _count_most_calls(config, len(model_ids))
     if len(complete) >= 5 and mean_tokens is not None:
         calls = sum(recorded[problem_id] for problem_id in complete) / len(complete)
@@ -198,15 +205,12 @@ def estimate(
         calls = min(reference, float(most))
         completion_tokens, prompt_tokens = 18.0, 1100.0
         basis = "a first recording of GSM8K"
-    edge: dict[str, int] = {}
-    for expansion in missing:
-        edge[expansion.problem.id] = edge.get(expansion.problem.id, 0) + 1
-    expected = sum(max(edge[p], round(calls) - recorded[p]) for p in unfinished)
+    expected = sum(max(edge[p], round(calls) - recorded[p]) for p in edge)
     return Estimate(
         problems=len(problems),
         problems_complete=len(complete),
         calls_expected=expected,
-        calls_most=sum(max(edge[p], most - recorded[p]) for p in unfinished),
+        calls_most=sum(max(edge[p], most - recorded[p]) for p in edge),
         completion_tokens_expected=round(expected * completion_tokens),
         prompt_tokens_expected=round(expected * prompt_tokens),
         basis=basis,

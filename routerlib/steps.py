@@ -7,6 +7,7 @@ nothing lost; a finished text is never continued.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from routerlib.records import Completion, EndedBy, StepKind
@@ -75,6 +76,6 @@ def split_steps(text: str, delimiter: str = "\n") -> list[str]:
     return [*steps, pieces[-1]] if pieces[-1] else steps
 
 
-def join_steps(steps: list[str]) -> str:
+def join_steps(steps: Iterable[str]) -> str:
     """Join steps to the text they came from."""
     return "".join(steps)

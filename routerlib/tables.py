@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from routerlib.costs import LENS_UNITS
-
 from routerlib.evaluate import RESULT_COLUMNS
 
 KEY_COLUMNS = RESULT_COLUMNS[:6]

@@ -31,6 +31,7 @@ LEDGER = np.array([[60.0, 40.0, 10.0], [150.0, 50.0, 20.0]])
     ("name", "unit", "cost"),
     [
         ("flops", "GFLOP", 70 * 1.0 + 170 * 3.0),
+        ("generated_flops", "GFLOP, prompts free", 10 * 1.0 + 20 * 3.0),
         ("large_tokens", "large-model tokens", 170.0),
         ("all_tokens", "tokens", 240.0),
         ("usd", "USD", (60 * 0.1 + 40 * 0.05 + 10 * 0.4 + 150 * 1 + 50 * 0.25 + 20 * 2) / 1e6),

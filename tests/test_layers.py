@@ -22,11 +22,11 @@ LAYERS = (
     {"records", "errors", "paths"},
     {"benchmarks", "prompts", "steps", "grading", "latex", "costs"},
     {"models", "store", "weights"},
-    {"collect", "plans", "serve", "engine_process", "vllm_engine", "dequantise"}
+    {"collect", "collect_rows", "plans", "serve", "engine_process", "vllm_engine", "dequantise"}
     | {"lattice", "features"},
     {"policies", "train"},
     {"calibrate", "evaluate", "metrics"},
-    {"plots", "labels", "figure_style", "figure_frames", "tables"}
+    {"plots", "labels", "figure_style", "figure_frames", "tables", "readme"}
     | {"notebooks", "notebook_parameters", "notebook_style", "verification"}
     | {"cli", "collect_command"},
 )

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from email.message import Message as EmailMessage
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_server import Handler, ScriptedServer, build_reply, entry, fail_with, reply_with
 
 from routerlib.errors import ModelError, TransientModelError
 from routerlib.models.chat_reply import read_completion
@@ -31,100 +29,8 @@ CONTINUE = Request((*ASK.messages, Message("assistant", "1 + 1 = 2.\n")), ASK.sa
 QUICK = Backoff(first_delay_s=0.001, longest_delay_s=0.01)
 
 
-def entry(token: str, logprob: float | None, *top: tuple[str, float]) -> dict[str, Any]:
-    alternatives = [{"token": text, "logprob": value} for text, value in top]
-    return {"token": token, "logprob": logprob, "top_logprobs": alternatives}
-
-
-def build_reply(text: str = "It is 2.", **changes: Any) -> dict[str, Any]:
-    """A reply as vLLM writes it; ``choice_*`` changes the choice, the rest the reply. None of
-    ``stop_reason="absent"`` and the like: a value of ``...`` removes the key."""
-    choice: dict[str, Any] = {
-        "index": 0,
-        "message": {"role": "assistant", "content": text},
-        "logprobs": {
-            "content": [
-                entry("It", -0.5, ("So", -1.5), ("It", -0.5)),
-                entry(" is", -0.25),
-                entry(" 2", -0.1),
-                entry(".\n", -0.05),
-            ]
-        },
-        "finish_reason": "stop",
-        "stop_reason": "\n",
-    }
-    reply: dict[str, Any] = {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "model": "served-name",
-        "choices": [choice],
-        "usage": {"prompt_tokens": 30, "completion_tokens": 4, "prompt_tokens_details": None},
-    }
-    for name, value in changes.items():
-        target, key = (choice, name[7:]) if name.startswith("choice_") else (reply, name)
-        if value is ...:
-            del target[key]
-        else:
-            target[key] = value
-    return reply
-
-
 def read(reply: Any, request: Request = ASK, echoed: str = "") -> Completion:
     return read_completion(reply, request, echoed=echoed, request_id=None, latency_s=0.0, retries=0)
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Plays the script of its server, one act per request; the last act repeats."""
-
-    protocol_version = "HTTP/1.1"
-    server: ScriptedServer
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            number = len(self.server.bodies)
-            self.server.bodies.append(body)
-            self.server.headers_seen.append(self.headers)
-        self.server.acts[min(number, len(self.server.acts) - 1)](self)
-
-    def answer(self, status: int, content: bytes, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: Any) -> None:
-        """Stay silent."""
-
-
-Act = Callable[[Handler], None]
-
-
-class ScriptedServer(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.lock = threading.Lock()
-        self.acts: list[Act] = [reply_with(build_reply())]
-        self.bodies: list[dict[str, Any]] = []
-        self.headers_seen: list[EmailMessage] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-def reply_with(reply: Any, **headers: str) -> Act:
-    return lambda handler: handler.answer(200, json.dumps(reply).encode(), **headers)
-
-
-def fail_with(status: int, **headers: str) -> Act:
-    return lambda handler: handler.answer(status, b'{"error": {"message": "no"}}', **headers)
 
 
 def close_mid_body(handler: Handler) -> None:
@@ -138,12 +44,8 @@ def close_mid_body(handler: Handler) -> None:
 
 @pytest.fixture
 def server() -> Iterator[ScriptedServer]:
-    with ScriptedServer() as scripted:
-        thread = threading.Thread(target=scripted.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with ScriptedServer().serving() as scripted:
         yield scripted
-        scripted.shutdown()
-        thread.join()
 
 
 def make_model(server: ScriptedServer, **changes: Any) -> OpenAICompatibleModel:

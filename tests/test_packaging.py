@@ -30,7 +30,7 @@ CONDA_TO_INDEX = {
 }
 IMPORT_TO_INDEX = {"sklearn": "scikit-learn"}
 # What is run, not imported; and clients of collection that later stages import.
-TOOLS = {"ipykernel", "jupyterlab", "anthropic", "scikit-learn"}
+TOOLS = {"ipykernel", "jupyterlab", "anthropic"}
 
 
 def normalise(name: str) -> str:

@@ -14,11 +14,11 @@ from routerlib.errors import HiddenFieldError
 from routerlib.lattice import Lattice, evaluate_probabilities
 from routerlib.train import ExactConfig, train_ensemble, train_exact
 
-FAST = ExactConfig(width=8, n_steps=60, learning_rate=0.02, weight_decay=0.0)
+FAST = ExactConfig(width=8, n_steps=60, learning_rate=0.02, weight_decay=0.0, dropout=0.0)
 
 
 def test_learns_the_best_policy(first_step_lattice: Lattice, toy_lens: Lens) -> None:
-    config = ExactConfig(width=16, n_steps=300, learning_rate=0.02, validation_share=0.25)
+    config = ExactConfig(width=16, n_steps=300, learning_rate=0.02, weight_decay=0.0, dropout=0.0)
     policy = train_exact(first_step_lattice, config, toy_lens, "before", seed=0)
     decisions = policy.probabilities(first_step_lattice.observe("before"))
     values = evaluate_probabilities(first_step_lattice, decisions, toy_lens, "before")

@@ -20,6 +20,7 @@ from routerlib.weights import (
     download_part,
     fetch_weights,
     find_weights,
+    get_model_card,
     get_weights,
 )
 
@@ -260,6 +261,20 @@ def test_cards_belong_to_the_weights() -> None:
         assert prices == [None, None, None]
     sizes = [card.parameters for card in MODEL_CARDS.values()]
     assert sizes == [494_032_768, 1_543_714_304]
+
+
+def test_a_card_says_how_the_engine_runs_the_weights() -> None:
+    """vllm computes with dequantised weights: another model, with an id of its own."""
+    for name in ("qwen2.5-coder-0.5b-instruct-q4_k_m", "Qwen2.5-Coder-0.5B-Instruct-Q4_K_M"):
+        quantised = get_model_card(name, "llamacpp")
+        assert quantised is MODEL_CARDS["Qwen2.5-Coder-0.5B-Instruct-Q4_K_M"]
+        widened = get_model_card(name, "vllm")
+        assert widened.id == "Qwen2.5-Coder-0.5B-Instruct-Q4_K_M-bf16"
+        assert widened.quantisation == "Q4_K_M weights, dequantised to bfloat16"
+        differing = {"id": quantised.id, "quantisation": quantised.quantisation}
+        assert dataclasses.replace(widened, **differing) == quantised
+    with pytest.raises(WeightsError, match="'gpt'; choose from"):
+        get_model_card("gpt", "vllm")
 
 
 @pytest.mark.live

@@ -14,13 +14,15 @@ import torch
 from routerlib.features import Standardiser
 from routerlib.policies.network import EnsemblePolicy, MLPPolicy, build_network
 from routerlib.policies.protocol import Policy
+from routerlib.policies.query_level import QueryLevelPolicy
 from routerlib.policies.ranking import RankedPolicy
 
 FORMAT = 1
 
 
 def save_policy(policy: Policy, path: Path) -> None:
-    """Write an MLPPolicy, or an EnsemblePolicy or RankedPolicy of such. TypeError for others."""
+    """Write a learned policy: MLPPolicy, QueryLevelPolicy, or an EnsemblePolicy or RankedPolicy of
+    such. TypeError for others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"format": FORMAT, "policy": _pack(policy)}, path)
 
@@ -64,6 +66,18 @@ def _pack(policy: Policy) -> dict[str, Any]:
             "log_odds": torch.from_numpy(policy.log_odds),
             "ranks": torch.from_numpy(policy.ranks),
         }
+    if isinstance(policy, QueryLevelPolicy):
+        return {
+            "kind": "query_level",
+            "name": policy.name,
+            "protocol": policy.protocol,
+            "features": list(policy.standardiser.names),
+            "mean": torch.from_numpy(policy.standardiser.mean),
+            "scale": torch.from_numpy(policy.standardiser.scale),
+            "coefficients": torch.from_numpy(policy.coefficients),
+            "intercept": policy.intercept,
+            "config": dict(policy.config),
+        }
     raise TypeError(f"{policy.name}: a {type(policy).__name__} has nothing learnt to save")
 
 
@@ -75,14 +89,23 @@ def _unpack(packed: dict[str, Any]) -> Policy:
         return RankedPolicy(
             _unpack(packed["inner"]), packed["log_odds"].numpy(), packed["ranks"].numpy()
         )
+    standardiser = Standardiser(
+        tuple(packed["features"]), packed["mean"].numpy(), packed["scale"].numpy()
+    )
+    if packed["kind"] == "query_level":
+        return QueryLevelPolicy(
+            standardiser,
+            packed["coefficients"].numpy(),
+            packed["intercept"],
+            packed["name"],
+            packed["protocol"],
+            packed["config"],
+        )
     n_models = packed["weights"]["4.bias"].shape[0]
     network = build_network(
         len(packed["features"]), n_models, packed["width"], packed["activation"], torch.Generator()
     )
     network.load_state_dict(packed["weights"])
-    standardiser = Standardiser(
-        tuple(packed["features"]), packed["mean"].numpy(), packed["scale"].numpy()
-    )
     return MLPPolicy(
         packed["name"],
         packed["protocol"],

@@ -2,12 +2,14 @@
 
 Modules: ``schema`` (tables), ``files`` (one file), ``manifest`` (which files), ``writer`` (append
 rows), ``reading`` (tables), ``compaction`` (few ordered files), ``database`` (SQL; the only
-module that imports duckdb), ``verification`` and ``links`` (every problem of a store).
+module that imports duckdb), ``verification`` and ``links`` (every problem of a store), ``subset``
+(some problems as a store of their own).
 """
 
 from routerlib.store.compaction import compact
 from routerlib.store.database import build_database, open_store, query
 from routerlib.store.reading import load_table
+from routerlib.store.subset import copy_problems
 from routerlib.store.verification import verify
 from routerlib.store.writer import TraceWriter
 
@@ -15,6 +17,7 @@ __all__ = [
     "TraceWriter",
     "build_database",
     "compact",
+    "copy_problems",
     "load_table",
     "open_store",
     "query",

@@ -145,6 +145,7 @@ def build_database(root: Path) -> Path:
     used: build it again after moving the store, and when a table got its first rows or a new
     column. Errors as ``load_table``.
     """
+    check_store(root, TABLES)
     path = root / DATABASE_NAME
     hidden = path.with_name(f".{DATABASE_NAME}.{os.getpid()}.new")
     hidden.unlink(missing_ok=True)

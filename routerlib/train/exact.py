@@ -59,13 +59,13 @@ class ExactConfig:
     activation: Activation = "tanh"
     learning_rate: float = 0.003
     n_steps: int = 200
-    weight_decay: float = 0.1
+    weight_decay: float = 1.0
     entropy_bonus: float = 0.01
     validation_share: float = 0.2
     check_every: int = 5
     patience: int = 8
     exchange_rate_factor: float = 1.0
-    dropout: float = 0.0
+    dropout: float = 0.3
     features: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:

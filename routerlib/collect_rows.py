@@ -1,0 +1,137 @@
+"""What an expansion asks of its model, and the rows that the answer makes.
+
+Everything here is computed from problem, state, settings and answer; nothing calls a model or
+writes. Invariant: the text of the next state is the state's text followed by the step's text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from routerlib.benchmarks import compute_problem_features
+from routerlib.grading import BENCHMARK_STYLE, extract_answer, grade
+from routerlib.plans import CollectConfig, Expansion
+from routerlib.prompts import PROMPTS, build_messages
+from routerlib.records import (
+    Completion,
+    Problem,
+    ProblemRow,
+    Request,
+    Sampling,
+    State,
+    Step,
+    compute_state_id,
+)
+from routerlib.steps import compute_step_text, is_finished
+
+
+def make_problem_row(problem: Problem) -> ProblemRow:
+    """Return what is stored of a problem: its features and its text's hash, not the text."""
+    return ProblemRow(
+        id=problem.id,
+        benchmark=problem.benchmark,
+        split=problem.split,
+        text_sha256=problem.text_sha256,
+        subject=problem.subject,
+        level=problem.level,
+        features=compute_problem_features(problem.text),
+    )
+
+
+def make_request(expansion: Expansion, config: CollectConfig) -> Request:
+    """Return the call that an expansion stands for. A step stops at the delimiter, a tail runs to
+    the end of the answer."""
+    return Request(
+        messages=build_messages(
+            PROMPTS[config.prompt_version], expansion.problem.text, expansion.state.text
+        ),
+        sampling=Sampling(
+            temperature=config.temperature,
+            max_tokens=config.step_rule.get_max_tokens(expansion.kind),
+            top_logprobs=config.top_logprobs,
+            seed=config.sample_index if config.temperature > 0 else None,
+        ),
+        stop=(config.delimiter,) if expansion.kind == "step" else (),
+    )
+
+
+def make_shared_request(config: CollectConfig) -> Request:
+    """Return a call with the prompt of an empty problem, whose tokens all prompts share."""
+    return Request(
+        build_messages(PROMPTS[config.prompt_version], ""), Sampling(max_tokens=1, top_logprobs=0)
+    )
+
+
+def make_next_state(expansion: Expansion, completion: Completion, config: CollectConfig) -> State:
+    """Return the state that an answer reaches; a terminal one is graded."""
+    problem, rule = expansion.problem, config.step_rule
+    step_text = compute_step_text(completion, rule)
+    text = expansion.state.text + step_text
+    finished = is_finished(step_text, completion.ended_by, expansion.kind, rule)
+    answer = extract_answer(text) if finished else None
+    style = BENCHMARK_STYLE[problem.benchmark]
+    return State(
+        id=compute_state_id(problem.id, text, finished),
+        problem_id=problem.id,
+        depth=expansion.state.depth + 1,
+        text=text,
+        is_terminal=finished,
+        extracted_answer=answer,
+        is_correct=grade(problem.answer, answer, style=style) if finished else None,
+    )
+
+
+def make_blank_step(
+    expansion: Expansion,
+    config: CollectConfig,
+    *,
+    model_id: str,
+    run_id: str,
+    attempt: int,
+    shared_prompt_tokens: int,
+) -> Step:
+    """Return the row of a call without its outcome: no text, no tokens, no error."""
+    return Step(
+        id=expansion.id,
+        attempt=attempt,
+        run_id=run_id,
+        problem_id=expansion.problem.id,
+        state_id=expansion.state.id,
+        model_id=model_id,
+        kind=expansion.kind,
+        sample_index=config.sample_index,
+        prompt_version=config.prompt_version,
+        temperature=config.temperature,
+        max_tokens=config.step_rule.get_max_tokens(expansion.kind),
+        next_state_id=None,
+        text=None,
+        ended_by=None,
+        completion_tokens=0,
+        prompt_tokens=0,
+        cached_prompt_tokens=0,
+        shared_prompt_tokens=shared_prompt_tokens,
+        finish_reason=None,
+        requested_model=model_id,
+    )
+
+
+def fill_step(
+    blank: Step, completion: Completion, next_state: State, config: CollectConfig
+) -> Step:
+    """Return the row of a call that was answered."""
+    return replace(
+        blank,
+        next_state_id=next_state.id,
+        text=compute_step_text(completion, config.step_rule),
+        ended_by=completion.ended_by,
+        completion_tokens=completion.completion_tokens,
+        prompt_tokens=completion.prompt_tokens,
+        cached_prompt_tokens=completion.cached_prompt_tokens,
+        finish_reason=completion.finish_reason,
+        token_logprobs=completion.token_logprobs,
+        first_token_top=completion.first_token_top,
+        latency_s=completion.latency_s,
+        retries=completion.retries,
+        returned_model=completion.returned_model,
+        request_id=completion.request_id,
+    )

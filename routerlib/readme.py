@@ -1,0 +1,85 @@
+"""The results table of the README, written from ``figures/numbers.json`` and never by hand.
+
+The table stands between two comment lines of the README; ``update_readme`` rewrites what is
+between them, and a test compares it with the tracked numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from routerlib.errors import RouterlibError
+from routerlib.tables import format_markdown, format_value
+
+START = "<!-- results: written by `routerlib readme` from figures/numbers.json -->"
+END = "<!-- /results -->"
+ROUTERS = (
+    "always small",
+    "always large",
+    "random",
+    "problem length",
+    "first k steps large",
+    "first-token entropy",
+    "draft mean log-probability",
+    "learned (before)",
+    "learned (probe)",
+    "oracle",
+)
+
+
+def render_results(numbers: Mapping[str, Any]) -> str:
+    """Return the table in Markdown: accuracy and cost of each router's operating point at 40% of
+    the budget, and its area. Constant routers and the oracle have one point.
+
+    Raises ``KeyError`` when ``numbers`` lacks a router of the table.
+    """
+    rows = []
+    unit = numbers["unit"]
+    for router in ROUTERS:
+        found = numbers["results"][router]
+        at = " @ cost <= 40%" if "accuracy @ cost <= 40%" in found else ""
+        has_point = f"accuracy{at}" in found
+        row = {"router": router}
+        row["accuracy"] = _format(found[f"accuracy{at}"], 2) if has_point else "–"
+        row[f"cost, {unit}"] = _format(found[f"cost{at}"], 0) if has_point else "–"
+        row["area"] = _format(found["area"], 3) if "area" in found else "–"
+        rows.append(row)
+    problems = numbers["results"]["always large"]["accuracy"]["n"]
+    lines = (
+        f"{numbers['benchmark'].upper()}, {problems:.0f} test problems, cost lens "
+        f"`{numbers['lens']}`; value [95% interval]. Routers with a threshold are shown where "
+        "calibration problems put the budget of 40% of the way from small to large; *area* is the "
+        f"mean accuracy over all budgets (a coin between the two models: "
+        f"{numbers['results']['chord']['area']['value']:.3f}).",
+        "",
+        format_markdown(pd.DataFrame(rows)),
+    )
+    return "\n".join(lines)
+
+
+def update_readme(readme: Path, numbers_path: Path) -> bool:
+    """Rewrite the README's results from the numbers file and return whether that changed it.
+
+    Raises ``RouterlibError`` when the README lacks the two comment lines.
+    """
+    old = readme.read_text(encoding="utf-8")
+    before, start, rest = old.partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise RouterlibError(f"{readme.name} lacks the lines {START!r} and {END!r}: put them back")
+    numbers = json.loads(numbers_path.read_text(encoding="utf-8"))
+    new = f"{before}{START}\n{render_results(numbers)}\n{END}{after}"
+    readme.write_text(new, encoding="utf-8")
+    return new != old
+
+
+def _format(found: Mapping[str, float], digits: int) -> str:
+    nan = float("nan")
+    return format_value(
+        found["value"], found.get("low", nan), found.get("high", nan), digits=digits
+    )

@@ -1,0 +1,118 @@
+"""An OpenAI-style server on loopback that plays a script, one act per request."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from email.message import Message as EmailMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+def entry(token: str, logprob: float | None, *top: tuple[str, float]) -> dict[str, Any]:
+    alternatives = [{"token": text, "logprob": value} for text, value in top]
+    return {"token": token, "logprob": logprob, "top_logprobs": alternatives}
+
+
+def build_reply(text: str = "It is 2.", **changes: Any) -> dict[str, Any]:
+    """A reply as vLLM writes it; ``choice_*`` changes the choice, the rest the reply. None of
+    ``stop_reason="absent"`` and the like: a value of ``...`` removes the key."""
+    choice: dict[str, Any] = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text},
+        "logprobs": {
+            "content": [
+                entry("It", -0.5, ("So", -1.5), ("It", -0.5)),
+                entry(" is", -0.25),
+                entry(" 2", -0.1),
+                entry(".\n", -0.05),
+            ]
+        },
+        "finish_reason": "stop",
+        "stop_reason": "\n",
+    }
+    reply: dict[str, Any] = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "model": "served-name",
+        "choices": [choice],
+        "usage": {"prompt_tokens": 30, "completion_tokens": 4, "prompt_tokens_details": None},
+    }
+    for name, value in changes.items():
+        target, key = (choice, name[7:]) if name.startswith("choice_") else (reply, name)
+        if value is ...:
+            del target[key]
+        else:
+            target[key] = value
+    return reply
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Plays the script of its server, one act per request; the last act repeats."""
+
+    protocol_version = "HTTP/1.1"
+    server: ScriptedServer
+    body: dict[str, Any]
+
+    def do_POST(self) -> None:
+        self.body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            number = len(self.server.bodies)
+            self.server.bodies.append(self.body)
+            self.server.headers_seen.append(self.headers)
+        self.server.acts[min(number, len(self.server.acts) - 1)](self)
+
+    def answer(self, status: int, content: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        """Stay silent."""
+
+
+Act = Callable[[Handler], None]
+
+
+class ScriptedServer(ThreadingHTTPServer):
+    """Listens on a free port of loopback and keeps what it was asked."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.lock = threading.Lock()
+        self.acts: list[Act] = [reply_with(build_reply())]
+        self.bodies: list[dict[str, Any]] = []
+        self.headers_seen: list[EmailMessage] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[ScriptedServer]:
+        """Answer, in a thread, until the context is left."""
+        with self:
+            thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            try:
+                yield self
+            finally:
+                self.shutdown()
+                thread.join()
+
+
+def reply_with(reply: Any, **headers: str) -> Act:
+    return lambda handler: handler.answer(200, json.dumps(reply).encode(), **headers)
+
+
+def fail_with(status: int, **headers: str) -> Act:
+    return lambda handler: handler.answer(status, b'{"error": {"message": "no"}}', **headers)

@@ -1,0 +1,448 @@
+"""The collector with scripted models and a real writer: what is asked, in which order, and what is
+in the store afterwards, whatever happened meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import LARGE, SMALL, TEXTS, make_card
+from tiny_models import (
+    CALLS_PER_LEVEL,
+    LATTICE_CALLS,
+    MODEL_IDS,
+    SWITCH_CALLS,
+    Watch,
+    WatchedModel,
+    fail_on,
+    make_cards,
+    make_gsm8k_problems,
+    make_tiny_models,
+    read_asked,
+)
+
+from routerlib.collect import Collector, CollectReport, make_run
+from routerlib.costs import make_lens
+from routerlib.errors import GradingError, ModelError, StoreError
+from routerlib.lattice import coverage, evaluate_probabilities, load_lattice, oracle
+from routerlib.plans import CollectConfig
+from routerlib.records import Problem, Request
+from routerlib.store import TraceWriter, compact, load_table, query, verify
+
+PROBLEMS = make_gsm8k_problems()
+CONFIG = CollectConfig(depth=2, concurrency=2)
+SWITCH = replace(CONFIG, plan="switch")
+
+
+async def collect_async(
+    root: Path,
+    models: Sequence[WatchedModel],
+    config: CollectConfig = CONFIG,
+    problems: Sequence[Problem] = PROBLEMS,
+    on_change: Callable[[CollectReport], None] = lambda report: None,
+) -> CollectReport:
+    with TraceWriter(root) as writer:
+        collector = Collector(models, make_cards(), writer, config, on_change)
+        return await collector.collect(problems, make_run(config, models, "gsm8k", "test"))
+
+
+def collect(root: Path, models: Sequence[WatchedModel], *more: Any, **options: Any) -> Any:
+    return asyncio.run(collect_async(root, models, *more, **options))
+
+
+def load_rows(root: Path, name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = load_table(root, name).to_pylist()
+    return rows
+
+
+def load_content(root: Path) -> dict[str, list[dict[str, Any]]]:
+    """All rows of a compacted store, without what differs from run to run."""
+    compact(root)
+    content = {name: load_rows(root, name) for name in ("problems", "models", "states", "steps")}
+    for row in content["steps"]:
+        del row["run_id"], row["latency_s"]
+    return content
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete recording that nothing disturbed."""
+    root = tmp_path_factory.mktemp("undisturbed") / "traces"
+    collect(root, make_tiny_models())
+    compact(root)
+    return root
+
+
+def test_a_lattice_is_recorded_as_worked_by_hand(undisturbed: Path) -> None:
+    assert verify(undisturbed) == []
+    counts = query(
+        undisturbed,
+        "SELECT (SELECT count(*) FROM steps) AS steps, count(*) AS states, "
+        "count_if(is_terminal) AS terminal FROM states",
+    )
+    assert counts.to_dict("records") == [{"steps": 20, "states": 20, "terminal": 10}]
+    alone = query(
+        undisturbed,
+        "SELECT model_id, completion_tokens, is_correct FROM solo_paths "
+        "ORDER BY model_id DESC, problem_id",
+    )
+    assert alone["model_id"].tolist() == [SMALL] * 3 + [LARGE] * 3
+    assert alone["completion_tokens"].tolist() == [9, 9, 3, 13, 9, 9]
+    assert alone["is_correct"].tolist() == [False, False, True, True, True, False]
+
+
+def test_the_recorded_lattice_is_replayed(undisturbed: Path) -> None:
+    lattice = load_lattice(
+        undisturbed, benchmark="gsm8k", split="test", model_ids=MODEL_IDS, depth=2
+    )
+    assert coverage(lattice).complete.all()
+    lens = make_lens("flops", make_cards())
+    for action, expected in ((0, [0, 0, 1]), (1, [1, 1, 0])):
+        chosen = np.zeros(lattice.next_node.shape)
+        chosen[:, action] = 1.0
+        values = evaluate_probabilities(lattice, chosen, lens, "before")
+        accuracy = dict(zip(lattice.problem_ids, values.accuracy, strict=True))
+        assert [accuracy[problem.id] for problem in PROBLEMS] == expected
+    assert oracle(lattice, lens, "before").accuracy.tolist() == [1, 1, 1]
+
+
+def test_a_step_holds_what_was_asked_and_answered(undisturbed: Path) -> None:
+    steps = load_rows(undisturbed, "steps")
+    first = next(
+        row
+        for row in steps
+        if (row["problem_id"], row["model_id"]) == (PROBLEMS[0].id, SMALL)
+        and row["text"] == "2 + 3 = 5\n"
+    )
+    words_of_problem = len(TEXTS[0][0].split())
+    assert first["prompt_tokens"] - first["shared_prompt_tokens"] == words_of_problem
+    assert first["completion_tokens"] == len(first["token_logprobs"]) == 6  # five words, one end
+    assert first["first_token_texts"] == ["2", "<other>"]
+    kept = {key: first[key] for key in ("kind", "ended_by", "finish_reason", "attempt", "error")}
+    assert kept == {
+        "kind": "step",
+        "ended_by": "delimiter",
+        "finish_reason": "stop",
+        "attempt": 0,
+        "error": None,
+    }
+    assert (first["requested_model"], first["returned_model"]) == (SMALL, SMALL)
+    assert {row["kind"]: row["max_tokens"] for row in steps} == {"step": 100, "tail": 200}
+    assert len({row["shared_prompt_tokens"] for row in steps}) == 1
+
+
+def test_merged_states_are_expanded_once(tmp_path: Path) -> None:
+    """Both models start problem 0 with the same line; each continues it once."""
+    watch = Watch()
+    report = collect(tmp_path, make_tiny_models(watch))
+    assert len(watch.expansions) == report.calls == LATTICE_CALLS
+    assert Counter(watch.expansions)[SMALL, TEXTS[0][0], "2 + 3 = 5\n"] == 1
+    assert max(Counter(watch.expansions).values()) == 1
+    assert len(watch.calls) == LATTICE_CALLS + 2  # each model's prompt is measured once
+
+
+def test_requests_stop_where_their_kind_says(tmp_path: Path) -> None:
+    models = make_tiny_models()
+    config = replace(CONFIG, top_logprobs=3, temperature=0.5, sample_index=4, max_step_tokens=50)
+    collect(tmp_path, models, config)
+    asked = [request for request in models[0].scripted.requests if read_asked(request)[0]]
+    kinds = {
+        (request.stop, request.sampling.max_tokens, read_asked(request)[1].count("\n") == 2)
+        for request in asked
+    }
+    assert kinds == {(("\n",), 50, False), ((), 200, True)}
+    assert {request.sampling.top_logprobs for request in asked} == {3}
+    assert {(request.sampling.temperature, request.sampling.seed) for request in asked} == {
+        (0.5, 4)
+    }
+
+
+def test_the_plan_switch(tmp_path: Path) -> None:
+    """The small model's path, and the large one's completion of each of its prefixes."""
+    report = collect(tmp_path, make_tiny_models(), SWITCH)
+    assert report.calls == SWITCH_CALLS
+    tails = query(
+        tmp_path,
+        "SELECT steps.problem_id, before.text AS prefix, after.is_correct FROM steps "
+        "JOIN states AS before ON before.id = state_id JOIN states AS after ON after.id = "
+        f"next_state_id WHERE kind = 'tail' AND model_id = '{LARGE}' ORDER BY ALL",
+    )
+    assert tails.to_numpy().tolist() == [
+        [PROBLEMS[0].id, "", True],
+        [PROBLEMS[0].id, "2 + 3 = 5\n", True],
+        [PROBLEMS[1].id, "", True],
+        [PROBLEMS[1].id, "4 + 6 = 10\n", True],
+        [PROBLEMS[2].id, "", False],
+    ]
+    lattice = load_lattice(
+        tmp_path, benchmark="gsm8k", split="test", model_ids=MODEL_IDS, depth=2, plan="switch"
+    )
+    assert coverage(lattice).complete.all()
+
+
+def test_a_restart_asks_only_for_what_is_missing(tmp_path: Path, undisturbed: Path) -> None:
+    watch = Watch()
+    first = collect(tmp_path, make_tiny_models(watch), problems=PROBLEMS[:1])
+    assert (first.calls, first.problems_done, first.recorded_before) == (6, 1, 0)
+    second = collect(tmp_path, make_tiny_models(watch))
+    assert (second.calls, second.problems_done, second.recorded_before) == (14, 3, 6)
+    asked = len(watch.calls)
+    third = collect(tmp_path, make_tiny_models(watch))
+    assert (third.calls, third.problems_done, third.recorded_before) == (0, 3, 20)
+    assert len(watch.calls) == asked
+    assert max(Counter(watch.expansions).values()) == 1
+    assert len(load_rows(tmp_path, "runs")) == 2  # a run that asks nothing leaves no row
+    assert load_content(tmp_path) == load_content(undisturbed)
+
+
+def test_another_plan_uses_what_is_there(tmp_path: Path) -> None:
+    """Of the ten expansions of ``switch`` the small model's five are those of ``lattice``."""
+    collect(tmp_path, make_tiny_models())
+    report = collect(tmp_path, make_tiny_models(), SWITCH)
+    assert (report.recorded_before, report.calls) == (5, 5)
+
+
+@pytest.mark.parametrize("shared_machine", [True, False])
+@pytest.mark.parametrize("stop_at", [1, 2, 5, 9, 14, LATTICE_CALLS])
+def test_a_cancelled_run_goes_on_where_it_was(
+    tmp_path: Path, undisturbed: Path, stop_at: int, shared_machine: bool
+) -> None:
+    config = replace(CONFIG, shared_machine=shared_machine)
+    watch = Watch()
+
+    async def cancel_in_mid_run() -> None:
+        task = asyncio.create_task(collect_async(tmp_path, models, config))
+
+        def cancel_at_last(request: Request) -> None:
+            if len(watch.expansions) >= stop_at and not task.cancelling():
+                task.cancel()
+
+        for model in models:
+            model.before = cancel_at_last
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    models = make_tiny_models(watch)
+    asyncio.run(cancel_in_mid_run())
+    recorded = load_rows(tmp_path, "steps")
+    in_flight = CONFIG.concurrency * (1 if shared_machine else 2)
+    assert 0 <= len(watch.expansions) - len(recorded) <= in_flight
+    assert verify(tmp_path) == []
+    (run,) = load_rows(tmp_path, "runs")
+    assert run["ended_at"] >= run["started_at"]
+
+    again = Watch()
+    report = collect(tmp_path, make_tiny_models(again), config)
+    assert report.recorded_before == len(recorded)
+    assert len(again.expansions) == LATTICE_CALLS - len(recorded)
+    assert load_content(tmp_path) == load_content(undisturbed)
+
+
+def test_a_failed_call_is_a_row_and_is_asked_again(tmp_path: Path, undisturbed: Path) -> None:
+    """Problem 1 fails at its root with both models, and nothing of it is known then."""
+    failing = fail_on(2, lambda text, prefix: text == TEXTS[1][0])
+    report = collect(tmp_path, make_tiny_models(before=failing))
+    assert (report.errors, report.calls, report.problems_done) == (2, 12, 2)
+    failed = [row for row in load_rows(tmp_path, "steps") if row["error"] is not None]
+    assert {row["model_id"] for row in failed} == {SMALL, LARGE}
+    for row in failed:
+        assert row["error"] == "ModelError: the server is tired"
+        assert (row["text"], row["next_state_id"], row["ended_by"]) == (None, None, None)
+        assert (row["attempt"], row["completion_tokens"]) == (0, 0)
+        assert row["problem_id"] == PROBLEMS[1].id
+    assert verify(tmp_path) == []
+
+    once_more = collect(tmp_path, make_tiny_models(before=fail_on(1)))
+    assert (once_more.errors, once_more.calls, once_more.problems_done) == (1, 6, 2)
+    last = collect(tmp_path, make_tiny_models())
+    assert (last.errors, last.problems_done) == (0, 3)
+    assert verify(tmp_path) == []
+    attempts = {
+        row["attempt"]
+        for row in load_rows(tmp_path, "steps")
+        if row["id"] in {row["id"] for row in failed} and row["error"] is None
+    }
+    assert attempts == {1, 2}
+    found, expected = load_content(tmp_path), load_content(undisturbed)
+    answered = [row | {"attempt": 0} for row in found["steps"] if row["error"] is None]
+    assert answered == expected["steps"]
+    assert found["states"] == expected["states"]
+
+
+@pytest.mark.parametrize("shared_machine", [True, False])
+def test_many_failures_in_a_row_stop_the_run(tmp_path: Path, shared_machine: bool) -> None:
+    config = replace(CONFIG, max_consecutive_failures=3, shared_machine=shared_machine)
+    models = make_tiny_models()
+    models[1].before = fail_on(99)
+    with pytest.raises(ModelError, match=rf"3 calls of {LARGE} in a row failed.*server is tired"):
+        collect(tmp_path, models, config)
+    rows = load_rows(tmp_path, "steps")
+    assert Counter(row["model_id"] for row in rows if row["error"] is not None) == {LARGE: 3}
+    if shared_machine:
+        assert sum(row["error"] is None for row in rows) == CALLS_PER_LEVEL[0]  # all of the small
+    assert verify(tmp_path) == []
+    assert load_rows(tmp_path, "runs")[0]["ended_at"] is not None
+    collect(tmp_path, make_tiny_models())
+    assert verify(tmp_path) == []
+
+
+def test_failures_that_are_not_in_a_row_do_not_stop_it(tmp_path: Path) -> None:
+    def make_moody() -> Callable[[Request], None]:
+        """Fails every other call."""
+        numbers = itertools.count()
+
+        def before(request: Request) -> None:
+            if read_asked(request)[0] and next(numbers) % 2 == 0:
+                raise ModelError("the server is tired")
+
+        return before
+
+    models = make_tiny_models()
+    for model in models:
+        model.before = make_moody()
+    config = replace(CONFIG, max_consecutive_failures=2, concurrency=1)
+    report = collect(tmp_path, models, config)
+    assert (report.calls, report.errors) == (12, 6)
+
+
+def test_a_model_that_cannot_be_asked_at_all(tmp_path: Path) -> None:
+    models = make_tiny_models(before=fail_on(1, lambda text, prefix: text == ""))
+    with pytest.raises(ModelError, match=r"^the server is tired$"):
+        collect(tmp_path, models)
+    assert load_rows(tmp_path, "steps") == []
+
+
+def test_an_unexpected_error_is_itself_and_loses_nothing(tmp_path: Path) -> None:
+    """A programming error is not taken for a failed call."""
+
+    def break_down(request: Request) -> None:
+        if read_asked(request)[1]:
+            raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        collect(tmp_path, make_tiny_models(before=break_down))
+    assert len(load_rows(tmp_path, "steps")) == 2 * CALLS_PER_LEVEL[0]
+    assert load_rows(tmp_path, "runs")[0]["ended_at"] is not None
+    assert verify(tmp_path) == []
+
+
+def test_models_of_one_machine_are_never_asked_together(tmp_path: Path) -> None:
+    """Level by level: the whole frontier to the small model, then to the large one."""
+    watch = Watch()
+    collect(tmp_path, make_tiny_models(watch), replace(CONFIG, concurrency=8))
+    assert watch.models_together == 1
+    order = [(prefix.count("\n"), model_id) for model_id, _, prefix in watch.expansions]
+    assert order == [
+        (depth, model_id)
+        for depth, calls in enumerate(CALLS_PER_LEVEL)
+        for model_id in MODEL_IDS
+        for _ in range(calls)
+    ]
+
+
+def test_models_of_two_machines_are_asked_together(tmp_path: Path) -> None:
+    watch = Watch()
+    collect(tmp_path, make_tiny_models(watch), replace(CONFIG, shared_machine=False))
+    assert watch.models_together == 2
+    depths = [prefix.count("\n") for _, _, prefix in watch.expansions]
+    assert depths == sorted(depths)
+    assert watch.most_in_flight == {SMALL: 2, LARGE: 2}
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 3, 50])
+def test_calls_in_flight_are_bounded(tmp_path: Path, concurrency: int) -> None:
+    watch = Watch()
+    collect(tmp_path, make_tiny_models(watch), replace(CONFIG, concurrency=concurrency))
+    expected = min(concurrency, max(CALLS_PER_LEVEL))
+    assert watch.most_in_flight == {SMALL: expected, LARGE: expected}
+
+
+def test_chunks_are_recorded_one_after_the_other(tmp_path: Path, undisturbed: Path) -> None:
+    watch = Watch()
+    collect(tmp_path, make_tiny_models(watch), replace(CONFIG, chunk_problems=1))
+    texts = [text for _, text, _ in watch.expansions]
+    assert texts == [TEXTS[0][0]] * 6 + [TEXTS[1][0]] * 10 + [TEXTS[2][0]] * 4
+    assert load_content(tmp_path) == load_content(undisturbed)
+
+
+def test_progress_is_shown_after_every_call(tmp_path: Path) -> None:
+    seen: list[tuple[int, int, int]] = []
+
+    def show(report: CollectReport) -> None:
+        seen.append((report.calls, report.problems_done, report.completion_tokens))
+
+    report = collect(tmp_path, make_tiny_models(), on_change=show)
+    assert seen == sorted(seen)
+    assert {calls for calls, _, _ in seen} == set(range(1, LATTICE_CALLS + 1))
+    assert {done for _, done, _ in seen} == {0, 1, 3}  # problem 2 is done before the last level
+    recorded = sum(row["completion_tokens"] for row in load_rows(tmp_path, "steps"))
+    assert seen[-1] == (LATTICE_CALLS, 3, recorded)
+    assert report.tokens_per_s > 0
+    assert (report.errors, report.retries) == (0, 0)
+
+
+def test_the_run_says_how_and_when(tmp_path: Path) -> None:
+    before = datetime.now(UTC).isoformat(timespec="seconds")
+    collect(tmp_path, make_tiny_models())
+    (run,) = load_rows(tmp_path, "runs")
+    assert before <= run["started_at"] <= run["ended_at"] <= datetime.now(UTC).isoformat()
+    configuration = json.loads(run["configuration"])
+    assert configuration["models"] == list(MODEL_IDS)
+    assert (configuration["benchmark"], configuration["split"]) == ("gsm8k", "test")
+    assert (configuration["depth"], configuration["delimiter"]) == (2, "\n")
+    assert run["plan"] == "lattice"
+    assert json.loads(run["library_versions"]).keys() >= {"routerlib", "openai"}
+
+
+def test_one_collector_runs_twice(tmp_path: Path) -> None:
+    """Each run has a row and counts for itself; the prompt is measured once."""
+    watch = Watch()
+    models = make_tiny_models(watch)
+
+    async def collect_twice(writer: TraceWriter) -> list[CollectReport]:
+        collector = Collector(models, make_cards(), writer, CONFIG)
+        runs = [make_run(CONFIG, models, "gsm8k", "test") for _ in range(2)]
+        assert runs[0].id != runs[1].id
+        return [
+            await collector.collect(PROBLEMS[: 1 + 2 * number], run)
+            for number, run in enumerate(runs)
+        ]
+
+    with TraceWriter(tmp_path) as writer:
+        reports = asyncio.run(collect_twice(writer))
+    assert [report.calls for report in reports] == [6, 14]
+    assert len(watch.calls) == LATTICE_CALLS + 2
+    assert all(row["ended_at"] for row in load_rows(tmp_path, "runs"))
+    assert len({row["run_id"] for row in load_rows(tmp_path, "steps")}) == 2
+
+
+def test_wrong_problems_are_found_before_any_call(tmp_path: Path) -> None:
+    watch = Watch()
+    unreadable = replace(PROBLEMS[0], id="gsm8k/test/9", answer="many")
+    with pytest.raises(GradingError, match="'many' cannot be read"):
+        collect(tmp_path, make_tiny_models(watch), problems=[*PROBLEMS, unreadable])
+    assert watch.calls == []
+    collect(tmp_path, make_tiny_models(), problems=PROBLEMS[:1])
+    edited = replace(PROBLEMS[0], text=PROBLEMS[0].text + " ")
+    with pytest.raises(StoreError, match="problems row gsm8k/test/0 is there with other content"):
+        collect(tmp_path, make_tiny_models(watch), SWITCH, problems=[edited])
+    assert watch.calls == []
+    assert len(load_rows(tmp_path, "runs")) == 1  # no row of a run that asked nothing
+
+
+def test_models_and_cards_must_fit(tmp_path: Path) -> None:
+    models = make_tiny_models()
+    with TraceWriter(tmp_path) as writer:
+        with pytest.raises(ValueError, match="give one card for each model"):
+            Collector(models, make_cards()[::-1], writer, CONFIG)
+        with pytest.raises(ValueError, match="must be different"):
+            Collector([models[0]] * 2, [make_card(SMALL)] * 2, writer, CONFIG)
