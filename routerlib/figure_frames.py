@@ -27,7 +27,7 @@ def make_accuracy_cost_frame(
 
     The curves are those whose settings were chosen on calibration problems (kind ``curve``); the
     sweeps with hindsight (kind ``sweep``) are left out. ``banded`` names the routers whose curves
-    keep their intervals, by default all: more than a few bands hide each other.
+    and calibrated points keep their intervals, by default all: more than a few hide each other.
     """
     rows = curve[curve["kind"].isin(list(FIGURE_KINDS))]
     if rows.empty:
@@ -38,7 +38,7 @@ def make_accuracy_cost_frame(
     ends = ["cost_low", "cost_high", "accuracy_low", "accuracy_high"]
     frame = rows[["router", "kind", "cost", "accuracy", *ends]].reset_index(drop=True)
     if banded is not None:
-        bare = (frame["kind"] == "sweep") & ~frame["router"].isin(list(banded))
+        bare = (frame["kind"] != "reference") & ~frame["router"].isin(list(banded))
         frame.loc[bare, ends] = np.nan
     return frame
 

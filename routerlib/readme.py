@@ -23,6 +23,7 @@ ROUTERS = (
     "always large",
     "random",
     "problem length",
+    "query-level classifier",
     "first k steps large",
     "first-token entropy",
     "draft mean log-probability",

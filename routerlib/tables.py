@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -149,7 +150,7 @@ def summarise_results(results: pd.DataFrame, differences: pd.DataFrame) -> dict[
     return summary
 
 
-def _pick_numbers(row: dict[str, object]) -> dict[str, object]:
+def _pick_numbers(row: Mapping[Any, Any]) -> dict[str, object]:
     kept = {key: row[key] for key in ("value", "low", "high", "n")}
     return {key: value for key, value in kept.items() if not pd.isna(value)}
 
