@@ -59,8 +59,8 @@ def make_lens(name: str, cards: Sequence[ModelCard]) -> Lens:
 
     - ``flops``: GFLOP, 2 x parameters for every token read or written (Kaplan et al. 2020,
       arXiv 2001.08361, section 2.1; attention's quadratic part left out), cached prompt free;
-    - ``generated_flops``: the same for written tokens only, prompts read for nothing: the accounting
-      of papers that leave prefill out, to compare with them; no bill looks like this;
+    - ``generated_flops``: the same for written tokens only, prompts read for nothing: the
+      accounting of papers that leave prefill out, to compare with them; no bill looks like this;
     - ``large_tokens``: tokens that the last, dearest model reads uncached or writes;
     - ``all_tokens``: the same of all models;
     - ``usd``: published prices, with the cached-input price for cached prompt tokens.

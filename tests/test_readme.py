@@ -1,0 +1,59 @@
+"""The README's results are those of ``figures/numbers.json``, and its commands exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from routerlib import paths
+from routerlib.cli import make_parser
+from routerlib.errors import RouterlibError
+from routerlib.readme import END, START, render_results, update_readme
+
+README = paths.ROOT / "README.md"
+NUMBERS = paths.FIGURES / "numbers.json"
+
+
+def test_the_readme_quotes_the_tracked_numbers() -> None:
+    written = README.read_text(encoding="utf-8").partition(START)[2].partition(END)[0]
+    assert written.strip() == render_results(json.loads(NUMBERS.read_text(encoding="utf-8")))
+
+
+def test_the_tracked_numbers_are_those_of_the_main_results() -> None:
+    numbers = json.loads(NUMBERS.read_text(encoding="utf-8"))["results"]
+    results = pd.read_csv(paths.FIGURES / "main_results.csv")
+    quoted = {(router, metric) for router, found in numbers.items() for metric in found}
+    assert quoted == set(zip(results["router"], results["metric"], strict=True))
+    for row in results.dropna(subset=["value"]).itertuples():
+        assert numbers[row.router][row.metric]["value"] == pytest.approx(row.value, abs=1e-6)
+
+
+def test_a_changed_number_changes_the_readme(tmp_path: Path) -> None:
+    numbers = json.loads(NUMBERS.read_text(encoding="utf-8"))
+    numbers["results"]["always large"]["accuracy"]["value"] = 0.123
+    changed = tmp_path / "numbers.json"
+    changed.write_text(json.dumps(numbers))
+    readme = tmp_path / "README.md"
+    readme.write_text(README.read_text(encoding="utf-8"), encoding="utf-8")
+    assert update_readme(readme, changed)
+    assert "| always large | 0.12 [" in readme.read_text(encoding="utf-8")
+    assert not update_readme(readme, changed)
+
+
+def test_a_readme_without_its_marks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# nothing\n")
+    with pytest.raises(RouterlibError, match="lacks the lines"):
+        update_readme(tmp_path / "README.md", NUMBERS)
+
+
+def test_documented_commands_parse() -> None:
+    text = README.read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", (paths.ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([a-z]+)", text, re.MULTILINE)) <= targets
+    for line in re.findall(r"^\.venv/bin/routerlib (.*)$", text, re.MULTILINE):
+        words = re.findall(r'"([^"]*)"|(\S+)', line.partition("  #")[0])
+        make_parser().parse_args([quoted or plain for quoted, plain in words])
