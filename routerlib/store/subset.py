@@ -18,7 +18,7 @@ from routerlib.store.writer import TraceWriter
 def copy_problems(root: Path, target: Path, problem_ids: Sequence[str]) -> None:
     """Write a store at ``target`` with all that is recorded of some problems, and compact it.
 
-    Models and runs come along whole. Raises StoreError for an unknown problem or when ``target``
+    All models come along, and the runs that made the steps. Raises StoreError for an unknown problem or when ``target``
     is already there.
     """
     if target.exists():
@@ -28,16 +28,18 @@ def copy_problems(root: Path, target: Path, problem_ids: Sequence[str]) -> None:
     if unknown := sorted(wanted - {problem.id for problem in problems}):
         raise StoreError(f"{root} has no problem {unknown[0]!r} ({len(unknown)} are unknown)")
     in_wanted = pc.field("problem_id").isin(wanted)
+    steps = _load_records(root, "steps", in_wanted)
+    runs = {step.run_id for step in steps}
     with TraceWriter(target) as writer:
         for problem in problems:
             writer.add_problem(problem)
         for model in _load_records(root, "models"):
             writer.add_model(model)
-        for run in _load_records(root, "runs"):
+        for run in _load_records(root, "runs", pc.field("id").isin(runs)):
             writer.add_run(run)
         for state in _load_records(root, "states", in_wanted):
             writer.add_state(state)
-        for step in _load_records(root, "steps", in_wanted):
+        for step in steps:
             writer.add_step(step)
     compact(target)
 
