@@ -25,3 +25,11 @@ def test_unknown_problem_and_existing_target_are_refused(tiny_store: Path, tmp_p
         copy_problems(tiny_store, tmp_path / "copy", ["nowhere/1"])
     with pytest.raises(StoreError, match="already there"):
         copy_problems(tiny_store, tmp_path, ["nowhere/1"])
+
+
+def test_only_runs_that_made_the_steps_come_along(tiny_store: Path, tmp_path: Path) -> None:
+    copy_problems(
+        tiny_store, tmp_path / "copy", load_table(tiny_store, "problems")["id"].to_pylist()
+    )
+    made = set(load_table(tmp_path / "copy", "steps")["run_id"].to_pylist())
+    assert set(load_table(tmp_path / "copy", "runs")["id"].to_pylist()) == made
