@@ -18,8 +18,8 @@ from routerlib.store.writer import TraceWriter
 def copy_problems(root: Path, target: Path, problem_ids: Sequence[str]) -> None:
     """Write a store at ``target`` with all that is recorded of some problems, and compact it.
 
-    All models come along, and the runs that made the steps. Raises StoreError for an unknown problem or when ``target``
-    is already there.
+    All models come along, and the runs that made the steps. Raises StoreError for an unknown
+    problem or when ``target`` is already there.
     """
     if target.exists():
         raise StoreError(f"{target} is already there: name a new folder or remove it")
