@@ -54,6 +54,7 @@ ROUTER_STYLES = {
     "problem length": RouterStyle("problem length", "#CC79A7", "P", "--"),
     "query-level classifier": RouterStyle("query-level", "#882255", "p"),
     "first-token entropy": RouterStyle("first-token entropy", "#56B4E9", "h", "--"),
+    "confidence mixture": RouterStyle("confidence mixture", "#1B4F72", "H", "--"),
     "draft mean log-probability": RouterStyle("draft, mean log p", "#77AA33", "X", "--"),
     "draft min log-probability": RouterStyle("draft, min log p", "#3B6E22", "d", ":"),
 }

@@ -26,6 +26,7 @@ ROUTERS = (
     "query-level classifier",
     "first k steps large",
     "first-token entropy",
+    "confidence mixture",
     "draft mean log-probability",
     "learned (before)",
     "learned (probe)",

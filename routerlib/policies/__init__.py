@@ -15,6 +15,7 @@ from routerlib.policies.baselines import (
     RandomPolicy,
 )
 from routerlib.policies.files import load_policy, save_policy
+from routerlib.policies.mixture import ConfidenceMixturePolicy
 from routerlib.policies.network import EnsemblePolicy, MLPPolicy
 from routerlib.policies.protocol import NEVER_LARGE, Policy, decide
 from routerlib.policies.query_level import QueryLevelPolicy
@@ -25,6 +26,7 @@ __all__ = [
     "NEVER_LARGE",
     "AlwaysLarge",
     "AlwaysSmall",
+    "ConfidenceMixturePolicy",
     "EnsemblePolicy",
     "FirstSteps",
     "FirstTokenEntropy",

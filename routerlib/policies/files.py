@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from routerlib.features import Standardiser
+from routerlib.policies.mixture import ConfidenceMixturePolicy
 from routerlib.policies.network import EnsemblePolicy, MLPPolicy, build_network
 from routerlib.policies.protocol import Policy
 from routerlib.policies.query_level import QueryLevelPolicy
@@ -21,8 +22,8 @@ FORMAT = 1
 
 
 def save_policy(policy: Policy, path: Path) -> None:
-    """Write a learned policy: MLPPolicy, QueryLevelPolicy, or an EnsemblePolicy or RankedPolicy of
-    such. TypeError for others."""
+    """Write a learned policy: MLPPolicy, QueryLevelPolicy, ConfidenceMixturePolicy, or an
+    EnsemblePolicy or RankedPolicy of such. TypeError for others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"format": FORMAT, "policy": _pack(policy)}, path)
 
@@ -78,6 +79,16 @@ def _pack(policy: Policy) -> dict[str, Any]:
             "intercept": policy.intercept,
             "config": dict(policy.config),
         }
+    if isinstance(policy, ConfidenceMixturePolicy):
+        return {
+            "kind": "confidence_mixture",
+            "name": policy.name,
+            "protocol": policy.protocol,
+            "shares": torch.from_numpy(policy.shares),
+            "means": torch.from_numpy(policy.means),
+            "variances": torch.from_numpy(policy.variances),
+            "config": dict(policy.config),
+        }
     raise TypeError(f"{policy.name}: a {type(policy).__name__} has nothing learnt to save")
 
 
@@ -88,6 +99,11 @@ def _unpack(packed: dict[str, Any]) -> Policy:
     if packed["kind"] == "ranked":
         return RankedPolicy(
             _unpack(packed["inner"]), packed["log_odds"].numpy(), packed["ranks"].numpy()
+        )
+    if packed["kind"] == "confidence_mixture":
+        return ConfidenceMixturePolicy(
+            *(packed[key].numpy() for key in ("shares", "means", "variances")),
+            *(packed[key] for key in ("name", "protocol", "config")),
         )
     standardiser = Standardiser(
         tuple(packed["features"]), packed["mean"].numpy(), packed["scale"].numpy()

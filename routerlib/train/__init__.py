@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from routerlib.train.exact import ExactConfig, train_ensemble, train_exact
+from routerlib.train.mixture import train_confidence_mixture
 from routerlib.train.query_level import train_query_level
 
-__all__ = ["ExactConfig", "train_ensemble", "train_exact", "train_query_level"]
+__all__ = [
+    "ExactConfig",
+    "train_confidence_mixture",
+    "train_ensemble",
+    "train_exact",
+    "train_query_level",
+]
