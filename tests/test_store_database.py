@@ -6,10 +6,20 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from tiny import LARGE, SMALL, add_records, make_run, make_tiny_records
+from tiny import (
+    LARGE,
+    SMALL,
+    add_records,
+    make_problems,
+    make_run,
+    make_state,
+    make_step,
+    make_tiny_records,
+)
 
+from routerlib import paths
 from routerlib.errors import ManifestMismatchError, StoreError
-from routerlib.store import TraceWriter, build_database, open_store, query, verify
+from routerlib.store import TraceWriter, build_database, load_table, open_store, query, verify
 from routerlib.store.database import HELPER_VIEWS
 from routerlib.store.schema import TABLES, make_schema
 
@@ -43,6 +53,136 @@ def test_solo_says_what_is_incomplete(tmp_path: Path) -> None:
         add_records(writer, make_tiny_records()[:-4])  # the last state of problem 2 is missing
     frame = query(tmp_path, "SELECT model_id, problems, incomplete_problems, accuracy FROM solo")
     assert frame.values.tolist() == [[LARGE, 2, 1, 1.0], [SMALL, 3, 0, pytest.approx(1 / 3)]]
+
+
+# By problem and state: right, steps and completion tokens to the end; small's, then large's.
+LABELS = {
+    (0, ""): ((False, 2, 7), (True, 3, 10)),
+    (0, "2 + 3 = 5\n"): ((False, 1, 2), (True, 2, 5)),
+    (0, "2 + 3 = 5\nSo 5 pens.\n"): ((True, 1, 2), (True, 1, 2)),
+    (1, ""): ((False, 2, 7), (True, 2, 7)),
+    (1, "4 + 6 = 10\n"): ((False, 1, 2), (True, 2, 14)),
+    (1, "4 * 6 = 24\n"): ((True, 2, 7), (True, 1, 2)),
+    (1, "4 + 6 = 10\n10 - 5 = 5\n"): ((False, 1, 2), (True, 1, 9)),
+    (1, "4 * 6 = 24\n24 - 5 = 19\n"): ((True, 1, 2), (True, 1, 2)),
+    (2, ""): ((True, 1, 2), (False, 2, 7)),
+    (2, "8 / 2 = 4\n"): ((True, 1, 2), (False, 1, 2)),
+}
+
+# The same states when large writes the next step and small the rest, and the other way round.
+AFTER_SUBSTITUTION = {
+    (0, ""): (False, True),
+    (0, "2 + 3 = 5\n"): (True, False),
+    (0, "2 + 3 = 5\nSo 5 pens.\n"): (True, True),
+    (1, ""): (True, True),
+    (1, "4 + 6 = 10\n"): (False, False),
+    (1, "4 * 6 = 24\n"): (True, True),
+    (1, "4 + 6 = 10\n10 - 5 = 5\n"): (True, False),
+    (1, "4 * 6 = 24\n24 - 5 = 19\n"): (True, True),
+    (2, ""): (True, True),
+    (2, "8 / 2 = 4\n"): (False, True),
+}
+
+
+def test_process_labels_of_every_state(tiny_store: Path) -> None:
+    frame = query(
+        tiny_store,
+        "SELECT right(labels.problem_id, 1)::INT, text, labels.depth, model_id, "
+        "labels.is_correct, steps_left, completion_tokens_left "
+        "FROM process_labels AS labels JOIN states ON states.id = state_id",
+    )
+    expected = {
+        (number, text, text.count("\n"), model_id, *label)
+        for (number, text), labels in LABELS.items()
+        for model_id, label in zip((SMALL, LARGE), labels, strict=True)
+    }
+    assert len(frame) == len(expected) == 20
+    assert set(frame.itertuples(index=False, name=None)) == expected
+
+
+def test_substitutions_of_every_state(tiny_store: Path) -> None:
+    frame = query(
+        tiny_store,
+        "SELECT right(s.problem_id, 1)::INT, text, model_id, author_id, kind, "
+        "s.is_correct, is_correct_after "
+        "FROM substitutions AS s JOIN states ON states.id = state_id",
+    )
+    expected = set()
+    for (number, text), after in AFTER_SUBSTITUTION.items():
+        kind = "tail" if text.count("\n") == 2 else "step"
+        small, large = (label[0] for label in LABELS[number, text])
+        expected |= {(number, text, SMALL, LARGE, kind, small, after[0])}
+        expected |= {(number, text, LARGE, SMALL, kind, large, after[1])}
+    assert len(frame) == len(expected) == 20
+    assert set(frame.itertuples(index=False, name=None)) == expected
+
+
+def test_labels_of_paths_that_leave_the_record_are_absent(tmp_path: Path) -> None:
+    """Of problem 2 large's second step is missing, so large's path is open from the start, and
+    what small's first step would change for large is known, but not the reverse at A."""
+    with TraceWriter(tmp_path) as writer:
+        add_records(writer, make_tiny_records()[:-2])
+    where = "WHERE problem_id = 'tiny/test/2' ORDER BY depth, model_id"
+    labels = query(tmp_path, f"SELECT depth, model_id, is_correct FROM process_labels {where}")
+    assert labels.values.tolist() == [[0, SMALL, True], [1, SMALL, True]]
+    found = query(tmp_path, f"SELECT depth, model_id, is_correct_after FROM substitutions {where}")
+    assert found.values.tolist() == [[0, SMALL, True]]
+
+
+def test_a_step_of_no_text_is_never_the_way_to_a_label(tmp_path: Path) -> None:
+    problem = make_problems()[0]
+    root, end = make_state(problem, ""), make_state(problem, "Answer: 5", is_terminal=True)
+    with TraceWriter(tmp_path) as writer:
+        add_records(writer, [*make_tiny_records()[:6], root, end])
+        add_records(
+            writer, [make_step(root, root, SMALL, first_token_top=()), make_step(root, end, LARGE)]
+        )
+        add_records(writer, [make_step(root, end, SMALL, kind="tail")])  # "step" comes first
+    assert query(tmp_path, "SELECT model_id FROM process_labels").values.tolist() == [[LARGE]]
+
+
+def test_process_labels_are_those_of_a_walk_in_python() -> None:
+    states = {row["id"]: row for row in load_table(paths.FIXTURE_TRACES, "states").to_pylist()}
+    own = {}
+    for step in load_table(paths.FIXTURE_TRACES, "steps").to_pylist():
+        key = (step["state_id"], step["model_id"])
+        if step["error"] is None and (key not in own or step["kind"] < own[key]["kind"]):
+            own[key] = step
+    expected = {}
+    for state_id, model_id in own:
+        here, steps, tokens = state_id, 0, 0
+        while not states[here]["is_terminal"]:
+            step = own[here, model_id]
+            here, steps, tokens = (
+                step["next_state_id"],
+                steps + 1,
+                tokens + step["completion_tokens"],
+            )
+        expected[state_id, model_id] = (states[here]["is_correct"], steps, tokens)
+    frame = query(
+        paths.FIXTURE_TRACES,
+        "SELECT state_id, model_id, is_correct, steps_left, completion_tokens_left "
+        "FROM process_labels",
+    )
+    found = {(row[0], row[1]): row[2:] for row in frame.itertuples(index=False, name=None)}
+    assert len(frame) == len(found)
+    assert found == expected
+
+
+def test_process_labels_of_first_states_are_solo_paths() -> None:
+    columns = "problem_id, model_id, prompt_version, temperature, sample_index, is_correct"
+    labels = query(
+        paths.FIXTURE_TRACES,
+        f"SELECT {columns}, steps_left, completion_tokens_left FROM process_labels "
+        "WHERE depth = 0 ORDER BY ALL",
+    )
+    solo = query(
+        paths.FIXTURE_TRACES,
+        f"SELECT {columns}, steps, completion_tokens FROM solo_paths WHERE is_complete "
+        "ORDER BY ALL",
+    )
+    assert len(solo) == 24
+    assert labels.values.tolist() == solo.values.tolist()
 
 
 def test_answers(tiny_store: Path) -> None:

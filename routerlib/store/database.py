@@ -12,6 +12,14 @@ Besides one view per table:
   leaves what is recorded.
 - ``solo``: ``solo_paths`` in the mean over complete problems: each model's accuracy and tokens a
   problem.
+- ``process_labels``: one row per state, model and sampling setting whose path is recorded to its
+  end: what comes of it when this model alone goes on from there (``is_correct``, ``steps_left``,
+  ``completion_tokens_left``; a tail is one step). It follows the model's own recorded steps, so
+  nothing is estimated; a state from which that path leaves the record has no row, nor has a
+  terminal one. At a problem's first state it is ``solo_paths``.
+- ``substitutions``: what one step of another model changes: one row per state, model and author,
+  with ``is_correct`` when the model goes on alone, and ``is_correct_after`` when ``author_id``
+  writes the next step and the model the rest. A step of kind "tail" is all of the rest.
 - ``agreement``: one row per state that two or more models continued, with ``agrees``: all wrote
   the same next step and reached the same state.
 """
@@ -43,6 +51,22 @@ _SQL_TYPES = {
 # Shards may hold a run twice: when it started and when it ended.
 _LATEST_RUN = "QUALIFY row_number() OVER (PARTITION BY id ORDER BY ended_at DESC NULLS LAST) = 1"
 
+# The step by which a model goes on alone from a state. At a state with both, "step" comes before
+# "tail": the deeper recording. A step of no text leads back to its state, so a path that meets one
+# never ends and is not complete.
+_OWN_STEPS = """
+            SELECT steps.problem_id, steps.state_id, steps.next_state_id, steps.model_id,
+                   steps.prompt_version, steps.temperature, steps.sample_index,
+                   steps.kind, steps.completion_tokens, steps.prompt_tokens,
+                   states.is_terminal, states.is_correct, states.extracted_answer
+            FROM steps JOIN states ON states.id = steps.next_state_id
+            WHERE steps.error IS NULL
+            QUALIFY row_number() OVER (
+                PARTITION BY state_id, model_id, prompt_version, temperature, sample_index
+                ORDER BY kind, max_tokens, steps.id
+            ) = 1
+"""
+
 HELPER_VIEWS = {
     "answers": """
         SELECT problems.benchmark, problems.split, states.problem_id, problems.subject,
@@ -51,18 +75,8 @@ HELPER_VIEWS = {
         FROM states JOIN problems ON problems.id = states.problem_id
         WHERE states.is_terminal
     """,
-    # At a state with both, "step" comes before "tail": the deeper recording. A step of no text
-    # leads back to its state and ends the path, which is then not complete.
-    "solo_paths": """
-        WITH RECURSIVE own AS (
-            SELECT steps.*, states.is_terminal, states.is_correct, states.extracted_answer
-            FROM steps JOIN states ON states.id = steps.next_state_id
-            WHERE steps.error IS NULL
-            QUALIFY row_number() OVER (
-                PARTITION BY state_id, model_id, prompt_version, temperature, sample_index
-                ORDER BY kind, max_tokens, steps.id
-            ) = 1
-        ),
+    "solo_paths": f"""
+        WITH RECURSIVE own AS ({_OWN_STEPS}),
         walk AS (
             SELECT own.problem_id, model_id, prompt_version, temperature, sample_index,
                    next_state_id, 1 AS steps, completion_tokens, prompt_tokens,
@@ -103,6 +117,51 @@ HELPER_VIEWS = {
         FROM solo_paths
         GROUP BY ALL
         ORDER BY ALL
+    """,
+    # From the ends of the paths backwards: each (state, model) is reached once, from its own step.
+    "process_labels": f"""
+        WITH RECURSIVE own AS ({_OWN_STEPS}),
+        labels AS (
+            SELECT problem_id, state_id, model_id, prompt_version, temperature, sample_index,
+                   is_correct, 1 AS steps_left, completion_tokens AS completion_tokens_left
+            FROM own WHERE is_terminal
+            UNION ALL
+            SELECT own.problem_id, own.state_id, own.model_id, own.prompt_version,
+                   own.temperature, own.sample_index, labels.is_correct, labels.steps_left + 1,
+                   labels.completion_tokens_left + own.completion_tokens
+            FROM labels JOIN own ON own.next_state_id = labels.state_id
+                AND own.model_id = labels.model_id
+                AND own.prompt_version = labels.prompt_version
+                AND own.temperature = labels.temperature
+                AND own.sample_index = labels.sample_index
+        )
+        SELECT problems.benchmark, problems.split, labels.problem_id, labels.state_id,
+               states.depth, labels.model_id, labels.prompt_version, labels.temperature,
+               labels.sample_index, labels.is_correct, labels.steps_left,
+               labels.completion_tokens_left
+        FROM labels
+        JOIN states ON states.id = labels.state_id
+        JOIN problems ON problems.id = labels.problem_id
+    """,
+    "substitutions": f"""
+        WITH own AS ({_OWN_STEPS})
+        SELECT alone.benchmark, alone.split, alone.problem_id, alone.state_id, alone.depth,
+               alone.model_id, own.model_id AS author_id, own.kind, alone.prompt_version,
+               alone.temperature, alone.sample_index, alone.is_correct,
+               CASE WHEN own.is_terminal THEN own.is_correct ELSE later.is_correct END
+                   AS is_correct_after
+        FROM process_labels AS alone
+        JOIN own ON own.state_id = alone.state_id
+            AND own.model_id <> alone.model_id
+            AND own.prompt_version = alone.prompt_version
+            AND own.temperature = alone.temperature
+            AND own.sample_index = alone.sample_index
+        LEFT JOIN process_labels AS later ON later.state_id = own.next_state_id
+            AND later.model_id = alone.model_id
+            AND later.prompt_version = alone.prompt_version
+            AND later.temperature = alone.temperature
+            AND later.sample_index = alone.sample_index
+        WHERE own.is_terminal OR later.state_id IS NOT NULL
     """,
     "agreement": """
         SELECT problems.benchmark, problems.split, steps.problem_id, steps.state_id,
