@@ -4,14 +4,16 @@ Words. Accuracy is a share of problems in [0, 1]; cost is in the unit of one len
 sequence of V operating points from cheap to dear; the *chord* is the straight line between always
 small and always large, which anybody reaches by tossing a coin for each problem.
 
-Invariants: every interval comes from problems drawn with replacement, and all routers share the
-same draws, so differences are paired. Cost share and PGR are 0 for always small and 1 for always
-large. Functions broadcast over leading axes, so the same line serves one data set and B resamples.
+Invariants: every interval of a router comes from problems drawn with replacement, and all routers
+share the same draws, so differences are paired. Cost share and PGR are 0 for always small and 1 for
+always large. Functions broadcast over leading axes, so the same line serves one data set and B
+resamples.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +105,29 @@ def compute_mean_estimate(values: Floats, weights: Floats, level: float = 0.95) 
     A paired difference is the mean of the difference: ``compute_mean_estimate(a - b, weights)``.
     """
     return compute_estimate(values.mean(), compute_means(values, weights), values.shape[-1], level)
+
+
+def compute_wilson_interval(
+    successes: Floats, trials: Floats, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Interval of a share from counts (...): low (...), high (...); NaN where nothing was tried.
+
+    Wilson 1927, Probable inference, J. Am. Stat. Assoc. 22. Unlike the bootstrap it has a width
+    when all or none succeed.
+
+    >>> low, high = compute_wilson_interval(np.array([0.0, 5.0]), np.array([10.0, 10.0]))
+    >>> low.round(3).tolist(), high.round(3).tolist()
+    ([0.0, 0.237], [0.278, 0.763])
+    """
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level is {level}; give the coverage wanted, e.g. 0.95")
+    n = np.where(np.asarray(trials) > 0, trials, np.nan).astype(np.float64)
+    share = np.asarray(successes, dtype=np.float64) / n
+    squared = NormalDist().inv_cdf((1.0 + level) / 2.0) ** 2
+    middle = share + squared / (2.0 * n)
+    half = np.sqrt(squared * (share * (1.0 - share) / n + squared / (4.0 * n**2)))
+    scale = 1.0 + squared / n
+    return np.maximum((middle - half) / scale, 0.0), np.minimum((middle + half) / scale, 1.0)
 
 
 def compute_cost_share(cost: Floats, small: Floats, large: Floats) -> Floats:

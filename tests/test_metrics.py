@@ -192,3 +192,17 @@ def test_cpt_of_no_points_is_the_chord() -> None:
 def test_oracle_share() -> None:
     assert metrics.compute_oracle_share(one(0.5), one(0.4), one(0.6)) == pytest.approx(0.5)
     assert metrics.compute_oracle_share(one(0.4), one(0.4), one(0.6)) == 0.0
+
+
+def test_wilson_interval_of_known_counts() -> None:
+    low, high = metrics.compute_wilson_interval(np.array([0.0, 93, 12]), np.array([10.0, 200, 12]))
+    np.testing.assert_allclose(low, [0.0, 0.3972, 0.7575], atol=5e-5)
+    np.testing.assert_allclose(high, [0.2775, 0.5341, 1.0], atol=5e-5)
+
+
+def test_wilson_interval_of_nothing_tried_is_unknown_and_widens_with_the_level() -> None:
+    assert np.isnan(metrics.compute_wilson_interval(one(0.0), one(0.0))).all()
+    narrow, wide = (metrics.compute_wilson_interval(one(3.0), one(9.0), x) for x in (0.8, 0.99))
+    assert wide[0] < narrow[0] < 1 / 3 < narrow[1] < wide[1]
+    with pytest.raises(ValueError, match="level is 95"):
+        metrics.compute_wilson_interval(one(3.0), one(9.0), 95)

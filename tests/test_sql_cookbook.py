@@ -1,0 +1,109 @@
+"""Every query of the cookbook runs, on the fixture and on the tracked store, and gives the columns
+that its text promises; its Python runs too."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tiny import LARGE, SMALL, TEXTS, make_card, make_problems, make_state, make_step
+
+from routerlib import paths
+from routerlib.metrics import compute_wilson_interval
+from routerlib.records import Judgement
+from routerlib.store import TraceWriter, query
+from routerlib.store.database import HELPER_VIEWS
+from routerlib.store.schema import TABLES
+
+COOKBOOK = (paths.ROOT / "docs" / "sql-cookbook.md").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    title: str
+    columns: list[str]
+    may_be_empty: bool
+    sql: str
+
+
+def read_recipes() -> list[Recipe]:
+    recipes = []
+    for section in re.split(r"^### ", COOKBOOK, flags=re.MULTILINE)[1:]:
+        title, _, body = section.partition("\n")
+        text, sql = re.search(r"(.*?)```sql\n(.*?)```", body, re.DOTALL).groups()  # type: ignore[union-attr]
+        promised = re.findall(r"`(\w+)`", text.partition("*Gives*")[2])
+        recipes.append(Recipe(title, promised, bool(re.search(r"Empty\s+where", text)), sql))
+    return recipes
+
+
+RECIPES = read_recipes()
+
+
+def test_every_query_is_a_recipe_and_there_are_many() -> None:
+    assert len(RECIPES) == COOKBOOK.count("```sql\n") >= 15
+    assert len({recipe.title for recipe in RECIPES}) == len(RECIPES)
+    assert all(recipe.columns for recipe in RECIPES)
+    for name in {*TABLES, *HELPER_VIEWS} - {"solo", "models"}:  # these two need no recipe
+        assert any(re.search(rf"\b{name}\b", recipe.sql) for recipe in RECIPES), name
+
+
+@pytest.mark.parametrize("store", [paths.FIXTURE_TRACES, paths.TRACES], ids=["fixture", "tracked"])
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.title)
+def test_a_query_gives_what_its_text_promises(recipe: Recipe, store: Path) -> None:
+    frame = query(store, recipe.sql)
+    assert list(frame) == recipe.columns
+    assert len(frame) or recipe.may_be_empty
+    assert recipe.may_be_empty or frame.notna().any().all(), "a column has no value at all"
+    shares = [c for c in frame if c.startswith("share_") or c in ("accuracy", "low", "high")]
+    for column in shares:
+        assert frame[column].dropna().between(0, 1).all(), column
+
+
+def test_the_interval_is_that_of_the_library() -> None:
+    (recipe,) = (recipe for recipe in RECIPES if recipe.title.startswith("Accuracy"))
+    frame = query(paths.TRACES, recipe.sql)
+    n = frame["problems"].to_numpy(dtype=float)
+    low, high = compute_wilson_interval(frame["accuracy"].to_numpy() * n, n)
+    assert frame["low"].to_numpy() == pytest.approx(low, abs=1e-6)
+    assert frame["high"].to_numpy() == pytest.approx(high, abs=1e-6)
+
+
+def test_what_may_be_empty_is_not_when_there_is_something(tiny_store: Path) -> None:
+    problem = make_problems()[0]
+    root, first = make_state(problem, ""), make_state(problem, "2 + 3 = 5\n")
+    failed = make_step(root, None, SMALL, sample_index=1, error="TransientModelError: no reply")
+    judged = [make_step(root, first, model_id).id for model_id in (SMALL, LARGE)]
+    with TraceWriter(tiny_store) as writer:
+        writer.add_model(make_card("judge"))
+        writer.add_step(failed)
+        for step_id, score in zip(judged, (0.3, 0.9), strict=True):
+            writer.add_judgement(Judgement(step_id, "judge", score, 10, 1))
+    errors, bands = (
+        query(tiny_store, recipe.sql).values.tolist() for recipe in RECIPES if recipe.may_be_empty
+    )
+    assert errors == [[SMALL, "TransientModelError", 1, 1]]
+    assert bands == [["judge", pytest.approx(0.2), 1, 0.0], ["judge", pytest.approx(0.8), 1, 1.0]]
+
+
+def test_queries_stand_between_the_quotes_of_a_shell() -> None:
+    for recipe in RECIPES:
+        assert not set('"$`!') & set(recipe.sql), recipe.title
+
+
+def test_the_python_runs(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_store.parent
+    monkeypatch.chdir(folder)
+    (folder / "gsm8k").mkdir()
+    lines = [json.dumps({"question": text, "answer": answer}) for text, answer in TEXTS]
+    (folder / "gsm8k" / "test.jsonl").write_text("\n".join(lines))
+    blocks = re.findall(r"```python\n(.*?)```", COOKBOOK, re.DOTALL)
+    assert len(blocks) == 2
+    export: dict[str, object] = {}
+    exec(blocks[0], export)
+    assert len(export["joined"]) == 20  # type: ignore[arg-type]
+    texts: dict[str, object] = {}
+    exec(blocks[1], texts)
+    assert len(texts["with_texts"]) == 6  # type: ignore[arg-type]
