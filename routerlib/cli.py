@@ -107,6 +107,10 @@ def _add_notebook_commands(commands: argparse._SubParsersAction[argparse.Argumen
     command.add_argument("--numbers", type=Path, default=paths.FIGURES / "numbers.json")
     command.set_defaults(run=_run_readme)
 
+    command = commands.add_parser("datacard", help="rewrite the data card's numbers from the store")
+    command.add_argument("--traces", type=Path, default=paths.TRACES)
+    command.set_defaults(run=_run_datacard)
+
     command = actions.add_parser("verify", help="make all figures anew and compare them")
     command.add_argument("--scratch", type=Path, default=paths.BUILD / "verify")
     command.set_defaults(run=_run_verify_figures)
@@ -117,6 +121,14 @@ def _run_readme(options: argparse.Namespace) -> int:
 
     changed = update_readme(options.readme, options.numbers)
     print(f"{options.readme.name}: {'rewritten' if changed else 'as it was'}")
+    return 0
+
+
+def _run_datacard(options: argparse.Namespace) -> int:
+    from routerlib.datacard import update_datacard
+
+    changed = update_datacard(options.traces / "README.md", options.traces)
+    print(f"{options.traces / 'README.md'}: {'rewritten' if changed else 'as it was'}")
     return 0
 
 

@@ -1,7 +1,8 @@
 """The results table of the README, written from ``figures/numbers.json`` and never by hand.
 
 The table stands between two comment lines of the README; ``update_readme`` rewrites what is
-between them, and a test compares it with the tracked numbers.
+between them, and a test compares it with the tracked numbers. ``replace_section`` does so for any
+document.
 """
 
 from __future__ import annotations
@@ -69,14 +70,24 @@ def update_readme(readme: Path, numbers_path: Path) -> bool:
 
     Raises ``RouterlibError`` when the README lacks the two comment lines.
     """
-    old = readme.read_text(encoding="utf-8")
-    before, start, rest = old.partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end):
-        raise RouterlibError(f"{readme.name} lacks the lines {START!r} and {END!r}: put them back")
     numbers = json.loads(numbers_path.read_text(encoding="utf-8"))
-    new = f"{before}{START}\n{render_results(numbers)}\n{END}{after}"
-    readme.write_text(new, encoding="utf-8")
+    return replace_section(readme, START, END, render_results(numbers))
+
+
+def replace_section(document: Path, start: str, end: str, section: str) -> bool:
+    """Put a section between two comment lines of a document and return whether that changed it.
+
+    Raises ``RouterlibError`` when the document lacks the lines.
+    """
+    old = document.read_text(encoding="utf-8")
+    before, found_start, rest = old.partition(start)
+    _, found_end, after = rest.partition(end)
+    if not (found_start and found_end):
+        raise RouterlibError(
+            f"{document.name} lacks the lines {start!r} and {end!r}: put them back"
+        )
+    new = f"{before}{start}\n{section}\n{end}{after}"
+    document.write_text(new, encoding="utf-8")
     return new != old
 
 

@@ -26,7 +26,7 @@ LAYERS = (
     | {"lattice", "features"},
     {"policies", "train"},
     {"calibrate", "evaluate", "metrics"},
-    {"plots", "labels", "figure_style", "figure_frames", "tables", "readme"}
+    {"plots", "labels", "figure_style", "figure_frames", "tables", "readme", "datacard"}
     | {"notebooks", "notebook_parameters", "notebook_style", "verification"}
     | {"cli", "collect_command"},
 )
