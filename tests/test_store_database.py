@@ -48,6 +48,17 @@ def test_solo_paths_of_one_problem(tiny_store: Path) -> None:
     ]
 
 
+def test_solo_states_are_those_that_a_model_goes_through(tiny_store: Path) -> None:
+    frame = query(
+        tiny_store,
+        "SELECT model_id, solo.depth, text FROM solo_states AS solo "
+        "JOIN states ON states.id = state_id WHERE solo.problem_id = 'tiny/test/0' ORDER BY ALL",
+    )
+    texts = ["", "2 + 3 = 5\n", "2 + 3 = 5\nSo 5 pens.\n"]
+    large = [[LARGE, depth, text] for depth, text in enumerate(texts)]
+    assert frame.values.tolist() == [*large, [SMALL, 0, texts[0]], [SMALL, 1, texts[1]]]
+
+
 def test_solo_says_what_is_incomplete(tmp_path: Path) -> None:
     with TraceWriter(tmp_path) as writer:
         add_records(writer, make_tiny_records()[:-4])  # the last state of problem 2 is missing
@@ -139,6 +150,7 @@ def test_a_step_of_no_text_is_never_the_way_to_a_label(tmp_path: Path) -> None:
         )
         add_records(writer, [make_step(root, end, SMALL, kind="tail")])  # "step" comes first
     assert query(tmp_path, "SELECT model_id FROM process_labels").values.tolist() == [[LARGE]]
+    assert len(query(tmp_path, "SELECT * FROM solo_states")) == 2
 
 
 def test_process_labels_are_those_of_a_walk_in_python() -> None:

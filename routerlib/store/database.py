@@ -12,6 +12,7 @@ Besides one view per table:
   leaves what is recorded.
 - ``solo``: ``solo_paths`` in the mean over complete problems: each model's accuracy and tokens a
   problem.
+- ``solo_states``: the states on those paths, by ``depth``, the ends left out.
 - ``process_labels``: one row per state, model and sampling setting whose path is recorded to its
   end: what comes of it when this model alone goes on from there (``is_correct``, ``steps_left``,
   ``completion_tokens_left``; a tail is one step). It follows the model's own recorded steps, so
@@ -105,6 +106,26 @@ HELPER_VIEWS = {
             PARTITION BY walk.problem_id, model_id, prompt_version, temperature, sample_index
             ORDER BY walk.steps DESC
         ) = 1
+    """,
+    "solo_states": f"""
+        WITH RECURSIVE own AS ({_OWN_STEPS}),
+        walk AS (
+            SELECT own.*, 0 AS depth
+            FROM own JOIN states ON states.id = own.state_id
+            WHERE states.text = ''
+            UNION ALL
+            SELECT own.*, walk.depth + 1
+            FROM walk JOIN own ON own.state_id = walk.next_state_id
+                AND own.model_id = walk.model_id
+                AND own.prompt_version = walk.prompt_version
+                AND own.temperature = walk.temperature
+                AND own.sample_index = walk.sample_index
+            WHERE NOT walk.is_terminal AND walk.next_state_id <> walk.state_id
+        )
+        SELECT problems.benchmark, problems.split, walk.problem_id, walk.model_id,
+               walk.prompt_version, walk.temperature, walk.sample_index, walk.depth,
+               walk.state_id
+        FROM walk JOIN problems ON problems.id = walk.problem_id
     """,
     "solo": """
         SELECT benchmark, split, model_id, prompt_version, temperature, sample_index,
