@@ -6,15 +6,21 @@ same figure twice gives the same bytes; only functions read the style sheet, imp
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
 
 STYLE_SHEET = Path(__file__).with_name("style.mplstyle")
 COLUMN_WIDTH_IN = 3.5
@@ -59,6 +65,13 @@ ROUTER_STYLES = {
     "draft min log-probability": RouterStyle("draft, min log p", "#3B6E22", "d", ":"),
 }
 
+# Who wrote or would write a step, in the figures of the recorded traces.
+AUTHOR_STYLES = {
+    "small": RouterStyle("small model", "#1F8A8C", "o"),
+    "large": RouterStyle("large model", "#7A3B8F", "s"),
+    "both": RouterStyle("both models", "#4D4D4D", "D"),
+}
+
 
 def get_router_style(router: str) -> RouterStyle:
     """Return a router's look, or raise ``ValueError`` for a name without one: no figure may give
@@ -71,9 +84,42 @@ def get_router_style(router: str) -> RouterStyle:
     return ROUTER_STYLES[router]
 
 
-def use_style() -> AbstractContextManager[None]:
-    """Return a context in which matplotlib uses the style sheet, and nothing of the user's."""
-    return plt.style.context(["default", STYLE_SHEET])
+def get_author_style(author: str) -> RouterStyle:
+    """Return an author's look, or raise ``ValueError`` for a name without one."""
+    if author not in AUTHOR_STYLES:
+        raise ValueError(f"author {author!r} has no style; use one of {', '.join(AUTHOR_STYLES)}")
+    return AUTHOR_STYLES[author]
+
+
+def require_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless the frame has these columns, and rows."""
+    if missing := [column for column in columns if column not in frame]:
+        raise ValueError(f"the frame lacks the columns {missing}; it has {list(frame)}")
+    if frame.empty:
+        raise ValueError("the frame has no rows: nothing to plot")
+
+
+def to_points(rows: pd.DataFrame, *columns: str) -> NDArray[np.float64]:
+    """Return columns of n rows as numbers: (n, columns)."""
+    return rows[list(columns)].to_numpy(dtype=np.float64)
+
+
+def use_percent(axis: Axis) -> None:
+    """Write the shares along an axis as whole percents."""
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+@contextmanager
+def use_style() -> Iterator[None]:
+    """Let matplotlib use the style sheet, and nothing of the user's, while the context is open.
+
+    The first figure loads the backend, which in a notebook turns interactive mode on. That stays:
+    turned off again with the other settings, no later figure would be shown.
+    """
+    with plt.style.context(["default", STYLE_SHEET]):
+        yield
+        is_interactive = plt.isinteractive()
+    matplotlib.interactive(is_interactive)
 
 
 def make_figure(

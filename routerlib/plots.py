@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from routerlib.figure_style import (
     CHORD_LINE,
@@ -22,7 +21,10 @@ from routerlib.figure_style import (
     RouterStyle,
     get_router_style,
     make_figure,
+    require_columns,
     save_figure,
+    to_points,
+    use_percent,
     use_style,
 )
 from routerlib.labels import Floats, Label, place_labels
@@ -52,7 +54,7 @@ def plot_accuracy_cost(
     references "always small" and "always large", which have to be there. ``unit`` is the lens's.
     """
     ends = ["cost_low", "cost_high", "accuracy_low", "accuracy_high"]
-    _require(frame, ["router", "kind", "cost", "accuracy", *ends])
+    require_columns(frame, ["router", "kind", "cost", "accuracy", *ends])
     if unknown := sorted(set(frame["kind"]) - set(KINDS)):
         raise ValueError(f"kind {unknown} is unknown; use one of {KINDS}")
     with use_style():
@@ -66,7 +68,7 @@ def plot_accuracy_cost(
             for router in dict.fromkeys(rows_of_kind["router"]):
                 rows = rows_of_kind[rows_of_kind["router"] == router]
                 style = get_router_style(router)
-                points = _to_points(rows, "cost", "accuracy")
+                points = to_points(rows, "cost", "accuracy")
                 if kind == "sweep":
                     axes.plot(*points.T, color=style.color, linestyle=style.line, zorder=3)
                     _draw_band(axes, style, rows, ("cost", "accuracy_low", "accuracy_high"))
@@ -77,7 +79,7 @@ def plot_accuracy_cost(
                 else:
                     labels[router] = Label(style.label, style.text_color, points)
         axes.set(xlabel=f"cost per problem ({unit})", ylabel="accuracy")
-        _use_percent(axes.yaxis)
+        use_percent(axes.yaxis)
         place_labels(axes, [*labels.values()], obstacles)
     return axes
 
@@ -91,12 +93,12 @@ def plot_calibration(frame: pd.DataFrame, axes: Axes | None = None) -> Axes:
     accuracy: below it is below target). One kind for each axes. Routers with the same target are
     set apart a little sideways.
     """
-    _require(frame, ["router", "target", "achieved", "low", "high", "target_kind"])
+    require_columns(frame, ["router", "target", "achieved", "low", "high", "target_kind"])
     kinds = sorted(set(frame["target_kind"]))
     if kinds not in (["max_cost"], ["keep_accuracy"]):
         raise ValueError(f"target_kind is {kinds}; give rows of 'max_cost' or of 'keep_accuracy'")
     is_cost = kinds == ["max_cost"]
-    values = _to_points(frame, "target", "achieved", "low", "high")
+    values = to_points(frame, "target", "achieved", "low", "high")
     margin = 0.06 * float(np.nanmax(values) - np.nanmin(values)) or 0.05
     low, high = float(np.nanmin(values)) - margin, float(np.nanmax(values)) + margin
     routers = list(dict.fromkeys(frame["router"]))
@@ -121,7 +123,7 @@ def plot_calibration(frame: pd.DataFrame, axes: Axes | None = None) -> Axes:
         axes.legend(loc="lower right" if is_cost else "upper left", handletextpad=0.2)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(6))
-            _use_percent(axis)
+            use_percent(axis)
     return axes
 
 
@@ -132,7 +134,7 @@ def plot_routing_behaviour(frame: pd.DataFrame, axes: Axes | None = None) -> Axe
     [0, 1] with ``low`` and ``high``, and ``n``, how many decisions were taken at that step (one for
     each problem that is still open), which the area of the marker shows.
     """
-    _require(frame, ["router", "step", "share_large", "low", "high", "n"])
+    require_columns(frame, ["router", "step", "share_large", "low", "high", "n"])
     most = float(frame["n"].max())
     labels: list[Label] = []
     with use_style():
@@ -140,7 +142,7 @@ def plot_routing_behaviour(frame: pd.DataFrame, axes: Axes | None = None) -> Axe
         for router in dict.fromkeys(frame["router"]):
             style = get_router_style(router)
             rows = frame[frame["router"] == router].sort_values("step")
-            points = _to_points(rows, "step", "share_large")
+            points = to_points(rows, "step", "share_large")
             axes.plot(*points.T, color=style.color, linestyle=style.line, zorder=3)
             areas = 42.0 * rows["n"].to_numpy(dtype=np.float64) / most
             x, y = points.T
@@ -151,20 +153,9 @@ def plot_routing_behaviour(frame: pd.DataFrame, axes: Axes | None = None) -> Axe
         axes.set_title("marker area: problems still open", color=GREY, fontsize=7, weight="normal")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.margins(x=0.08)
-        _use_percent(axes.yaxis)
+        use_percent(axes.yaxis)
         place_labels(axes, labels)
     return axes
-
-
-def _require(frame: pd.DataFrame, columns: Sequence[str]) -> None:
-    if missing := [column for column in columns if column not in frame]:
-        raise ValueError(f"the frame lacks the columns {missing}; it has {list(frame)}")
-    if frame.empty:
-        raise ValueError("the frame has no rows: nothing to plot")
-
-
-def _to_points(rows: pd.DataFrame, *columns: str) -> Floats:
-    return rows[list(columns)].to_numpy(dtype=np.float64)
 
 
 def _find_chord(frame: pd.DataFrame) -> Floats:
@@ -174,20 +165,20 @@ def _find_chord(frame: pd.DataFrame) -> Floats:
         rows = frame[(frame["kind"] == "reference") & (frame["router"] == router)]
         if len(rows) != 1:
             raise ValueError(f"{len(rows)} reference rows for {router!r}; the chord needs one")
-        ends.append(_to_points(rows, "cost", "accuracy")[0])
+        ends.append(to_points(rows, "cost", "accuracy")[0])
     return np.array(ends)
 
 
 def _draw_band(axes: Axes, style: RouterStyle, rows: pd.DataFrame, columns: Sequence[str]) -> None:
     """Fill between the last two of three columns: x, low, high."""
-    x, low, high = _to_points(rows, *columns).T
+    x, low, high = to_points(rows, *columns).T
     axes.fill_between(x, low, high, color=style.color, alpha=BAND_ALPHA, linewidth=0, zorder=1)
 
 
 def _draw_crosses(axes: Axes, style: RouterStyle, rows: pd.DataFrame) -> list[Floats]:
     """Markers with bars in accuracy and in cost; returns the bars as curves."""
     bars = _draw_bars(axes, style, rows, ("cost", "accuracy", "accuracy_low", "accuracy_high"))
-    for y, low, high in _to_points(rows, "accuracy", "cost_low", "cost_high"):
+    for y, low, high in to_points(rows, "accuracy", "cost_low", "cost_high"):
         if np.isfinite([low, high]).all():
             axes.plot([low, high], [y, y], color=style.color, linewidth=0.9, zorder=4)
             bars.append(np.array([[low, y], [high, y]]))
@@ -199,7 +190,7 @@ def _draw_bars(
 ) -> list[Floats]:
     """Markers with upright bars from four columns (x, y, low, high); returns the bars as curves."""
     axes.plot(
-        *_to_points(rows, *columns[:2]).T,
+        *to_points(rows, *columns[:2]).T,
         style.marker,
         color=style.color,
         markersize=8.0 if style.marker == "*" else 4.5,
@@ -209,12 +200,8 @@ def _draw_bars(
         label=style.label,
     )
     bars = []
-    for x, _, low, high in _to_points(rows, *columns):
+    for x, _, low, high in to_points(rows, *columns):
         if np.isfinite([low, high]).all():
             axes.plot([x, x], [low, high], color=style.color, linewidth=0.9, zorder=4)
             bars.append(np.array([[x, low], [x, high]]))
     return bars
-
-
-def _use_percent(axis: Axis) -> None:
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -22,7 +22,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from routerlib import policies
-from routerlib.figure_style import ROUTER_STYLES, get_router_style, make_figure, save_figure
+from routerlib.figure_style import (
+    ROUTER_STYLES,
+    get_router_style,
+    make_figure,
+    save_figure,
+    use_style,
+)
 from routerlib.labels import Label, place_labels
 from routerlib.plots import plot_accuracy_cost, plot_calibration, plot_routing_behaviour
 
@@ -154,6 +160,16 @@ def test_a_router_has_its_own_colour_in_every_figure(
     assert {get_router_style(router).color for router in frame["router"]} <= get_colours(
         plot(frame)
     )
+
+
+def test_interactive_mode_that_the_first_figure_turns_on_stays_on() -> None:
+    before = plt.isinteractive()
+    try:
+        with use_style():
+            matplotlib.interactive(True)  # as a notebook's backend does when it is loaded
+        assert plt.isinteractive()
+    finally:
+        matplotlib.interactive(before)
 
 
 def test_chord_joins_the_two_ends_and_points_have_both_bars() -> None:
