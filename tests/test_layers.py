@@ -25,8 +25,17 @@ LAYERS = (
     {"collect", "collect_rows", "plans", "serve", "engine_process", "vllm_engine", "dequantise"}
     | {"lattice", "features"},
     {"policies", "train"},
-    {"calibrate", "evaluate", "metrics"},
-    {"plots", "labels", "figure_style", "figure_frames", "tables", "readme", "datacard"}
+    {"calibrate", "evaluate", "metrics", "exploration"},
+    {
+        "plots",
+        "trace_plots",
+        "labels",
+        "figure_style",
+        "figure_frames",
+        "tables",
+        "readme",
+        "datacard",
+    }
     | {"notebooks", "notebook_parameters", "notebook_style", "verification"}
     | {"cli", "collect_command"},
 )
