@@ -1,9 +1,9 @@
 """The trace store: Parquet files that are recorded once, checked always, and queried with SQL.
 
 Modules: ``schema`` (tables), ``files`` (one file), ``manifest`` (which files), ``writer`` (append
-rows), ``reading`` (tables), ``compaction`` (few ordered files), ``database`` (SQL; the only
-module that imports duckdb), ``verification`` and ``links`` (every problem of a store), ``subset``
-(some problems as a store of their own).
+rows), ``journal`` (rows that no crash loses), ``reading`` (tables), ``compaction`` (few ordered
+files), ``database`` (SQL; the only module that imports duckdb), ``verification`` and ``links``
+(every problem of a store), ``subset`` (some problems as a store of their own).
 """
 
 from routerlib.store.compaction import compact

@@ -22,6 +22,7 @@ from routerlib.store.files import (
     write_parquet,
     write_text,
 )
+from routerlib.store.journal import recover_rows
 from routerlib.store.manifest import (
     FileEntry,
     Manifest,
@@ -55,6 +56,7 @@ def compact(root: Path) -> None:
     lock = StoreLock(root)
     try:
         recover(root)
+        recover_rows(root)
         manifest = _prepare(root)
         _commit(root, manifest)
         recover(root)

@@ -9,6 +9,7 @@ writer holds an exclusive lock that dies with its process.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -65,6 +66,21 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         hidden.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def make_write_error(root: Path, error: OSError) -> StoreError:
+    """Return the error of a store that the system did not let be written: which, why, what to
+    do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = "make space there"
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        remedy = "allow this user to write there, or name another folder"
+    else:
+        remedy = "mend the cause"
+    return StoreError(
+        f"{root} cannot be written ({error}): {remedy} and start the same run again; what was "
+        "recorded before is kept"
+    )
 
 
 def sync(path: Path) -> None:

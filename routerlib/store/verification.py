@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from routerlib.errors import ManifestMismatchError, SchemaVersionError, StoreError
 from routerlib.store.files import is_shard, list_files
+from routerlib.store.journal import get_journal_path
 from routerlib.store.links import find_row_problems
 from routerlib.store.manifest import MANIFEST_NAME, Manifest, find_mismatches, load_manifest
 from routerlib.store.reading import JOURNAL_NAME, read_files
@@ -34,6 +35,11 @@ def verify(root: Path) -> list[str]:
             "running, `routerlib compact` finishes it"
         ]
     problems: list[str] = []
+    if get_journal_path(root).exists():
+        problems.append(
+            f"{get_journal_path(root)} holds rows that are in no shard yet, as when their writer "
+            "is running or was killed: `routerlib compact` takes them in"
+        )
     manifest: Manifest | None = None
     try:
         manifest = load_manifest(root)

@@ -1,9 +1,10 @@
 """Append rows to a store while models answer, and know what is already there.
 
-Rows wait in memory and are written as shards, at most ``flush_rows`` steps or ``flush_seconds``
-late. Invariants: one writer at a time; a row is refused unless the rows it points at were added
-before; tables are written targets first, so that a crash leaves no step without its states; a
-step succeeds at most once, and a failed call stays a row of its own.
+Rows wait in memory and in the journal and are written as shards, at most ``flush_rows`` steps or
+``flush_seconds`` late. Invariants: one writer at a time; a row that was added outlives its process,
+whatever kills it; a row is refused unless the rows it points at were added before; tables are
+written targets first, so that a reader finds no step without its states; a step succeeds at most
+once, and a failed call stays a row of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any, Self
 from routerlib.errors import StoreError
 from routerlib.records import Judgement, ModelCard, ProblemRow, Run, State, Step
 from routerlib.store.compaction import recover
-from routerlib.store.files import StoreLock, make_shard_name, write_parquet
+from routerlib.store.files import StoreLock, make_write_error, sync, write_parquet
+from routerlib.store.journal import Journal, recover_rows
 from routerlib.store.manifest import (
     SamplingSetting,
     describe_recording,
@@ -66,9 +68,11 @@ class TraceWriter:
         self._completion_tokens = 0
         self._prompt_tokens = 0
         self._lock = StoreLock(self.root)
+        self._journal = Journal(self.root)
         self._closed = False
         try:
             recover(self.root)
+            recover_rows(self.root)
             check_store(self.root, TABLES)
             self._load()
         except BaseException:
@@ -231,6 +235,7 @@ class TraceWriter:
         """Keep a row for the next flush; one that could not be written is refused now."""
         row = make_row(record)
         make_table(name, [row])
+        self._journal.append(name, row)
         self._buffers[name].append(row)
         return row
 
@@ -239,13 +244,23 @@ class TraceWriter:
             raise StoreError(f"the writer of {self.root} is closed: open a new one")
 
     def flush(self) -> None:
-        """Write the rows in memory as new shards, targets first; rows stay in memory when writing
-        fails, for another try."""
+        """Write the rows in memory as new shards, targets first, and empty the journal.
+
+        Raises StoreError when the system does not let them be written: all rows stay in memory and
+        in the journal, for another try or another writer.
+        """
         self._check_open()
-        for name, rows in self._buffers.items():
-            if rows:
-                write_parquet(self.root / name / make_shard_name(), make_table(name, rows))
+        try:
+            for name, rows in self._buffers.items():
+                if rows:
+                    shard = self.root / name / self._journal.shard_name
+                    write_parquet(shard, make_table(name, rows))
+            self._journal.empty()
+            for rows in self._buffers.values():
                 rows.clear()
+            sync(self.root)
+        except OSError as error:
+            raise make_write_error(self.root, error) from error
         self._flushed_at = time.monotonic()
 
     def close(self) -> None:
@@ -261,6 +276,7 @@ class TraceWriter:
                 save_manifest(self.root, make_manifest(entries, description, previous))
         finally:
             self._closed = True
+            self._journal.close()
             self._lock.release()
 
     def __enter__(self) -> Self:
