@@ -10,6 +10,8 @@ from email.message import Message as EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from routerlib.records import Completion, Message, Request, Sampling
+
 
 def entry(token: str, logprob: float | None, *top: tuple[str, float]) -> dict[str, Any]:
     alternatives = [{"token": text, "logprob": value} for text, value in top]
@@ -49,6 +51,24 @@ def build_reply(text: str = "It is 2.", **changes: Any) -> dict[str, Any]:
     return reply
 
 
+def build_reply_of(written: Completion) -> dict[str, Any]:
+    """A completion in the form that vLLM gives it."""
+    tokens = [entry("token", value) for value in written.token_logprobs]
+    tokens[0] = entry("token", written.token_logprobs[0], *written.first_token_top)
+    return build_reply(
+        written.text,
+        id=written.request_id,
+        model=written.returned_model,
+        choice_logprobs={"content": tokens},
+        choice_finish_reason=written.finish_reason,
+        choice_stop_reason="\n" if written.ended_by == "delimiter" else None,
+        usage={
+            "prompt_tokens": written.prompt_tokens,
+            "completion_tokens": written.completion_tokens,
+        },
+    )
+
+
 class Handler(BaseHTTPRequestHandler):
     """Plays the script of its server, one act per request; the last act repeats."""
 
@@ -63,6 +83,14 @@ class Handler(BaseHTTPRequestHandler):
             self.server.bodies.append(self.body)
             self.server.headers_seen.append(self.headers)
         self.server.acts[min(number, len(self.server.acts) - 1)](self)
+
+    def read_request(self) -> Request:
+        """What the client was asked for."""
+        return Request(
+            tuple(Message(m["role"], m["content"]) for m in self.body["messages"]),
+            Sampling(max_tokens=self.body["max_tokens"], top_logprobs=self.body["top_logprobs"]),
+            tuple(self.body.get("stop", ())),
+        )
 
     def answer(self, status: int, content: bytes, **headers: str) -> None:
         self.send_response(status)

@@ -21,7 +21,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from scripted_server import Act, Handler, ScriptedServer, build_reply, entry, fail_with, reply_with
+from scripted_server import Act, Handler, ScriptedServer, build_reply_of, fail_with, reply_with
 from tiny import TEXTS, add_records, make_tiny_records
 from tiny_models import LATTICE_CALLS, read_asked, write_gsm8k_file, write_solution
 
@@ -29,44 +29,20 @@ from routerlib import __version__
 from routerlib.cli import main
 from routerlib.collect_command import LARGE, SMALL
 from routerlib.models.scripted import build_completion
-from routerlib.records import Message, Request, Sampling
 from routerlib.store import TraceWriter, compact, load_table, query
 
 SMALL_ID = "Qwen2.5-Coder-0.5B-Instruct-Q4_K_M"
 LARGE_ID = "Qwen2.5-Coder-1.5B-Instruct-Q4_K_M"
 
 
-def read_request(handler: Handler) -> Request:
-    body = handler.body
-    return Request(
-        tuple(Message(message["role"], message["content"]) for message in body["messages"]),
-        Sampling(max_tokens=body["max_tokens"], top_logprobs=body["top_logprobs"]),
-        tuple(body.get("stop", ())),
-    )
-
-
 def answer_as(model_index: int) -> Act:
     """Answer as a model of ``tiny_models`` does, in the form that vLLM gives it."""
 
     def act(handler: Handler) -> None:
-        request = read_request(handler)
-        written = build_completion(
-            write_solution(model_index, *read_asked(request)), request, handler.body["model"]
-        )
-        tokens = [entry("token", value) for value in written.token_logprobs]
-        tokens[0] = entry("token", written.token_logprobs[0], *written.first_token_top)
-        reply = build_reply(
-            written.text,
-            model=handler.body["model"],
-            choice_logprobs={"content": tokens},
-            choice_finish_reason=written.finish_reason,
-            choice_stop_reason="\n" if written.ended_by == "delimiter" else None,
-            usage={
-                "prompt_tokens": written.prompt_tokens,
-                "completion_tokens": written.completion_tokens,
-            },
-        )
-        reply_with(reply)(handler)
+        request = handler.read_request()
+        text = write_solution(model_index, *read_asked(request))
+        written = build_completion(text, request, handler.body["model"])
+        reply_with(build_reply_of(written))(handler)
 
     return act
 
@@ -88,7 +64,7 @@ def hold_after(answers: int, act: Act, released: threading.Event) -> Act:
 def fail_at(problem_text: str, act: Act) -> Act:
     """Refuse all requests about one problem."""
     return lambda handler: (
-        fail_with(400) if read_asked(read_request(handler))[0] == problem_text else act
+        fail_with(400) if read_asked(handler.read_request())[0] == problem_text else act
     )(handler)
 
 
