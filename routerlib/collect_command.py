@@ -54,6 +54,13 @@ def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
         command.add_argument(
             f"--{size}-name", help="what that server calls it (default: as serve-local does)"
         )
+        command.add_argument(
+            f"--{size}-alias",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="another name that its answers may carry",
+        )
     command.add_argument(
         "--concurrency", type=_at_least(1), default=None, help="calls in flight of each model"
     )
@@ -139,10 +146,10 @@ def _open_models(
     from routerlib.models.openai_compatible import OpenAICompatibleModel
 
     models = []
-    for card, weights, given_url, given_name in (
-        (cards[0], options.small, options.small_url, options.small_name),
-        (cards[1], options.large, options.large_url, options.large_name),
-    ):
+    for card, size in zip(cards, ("small", "large"), strict=True):
+        weights, given_url, given_name, aliases = (
+            getattr(options, size + suffix) for suffix in ("", "_url", "_name", "_alias")
+        )
         model_name = given_name or get_weights(weights).model_id
         base_url = given_url
         if base_url is None:
@@ -161,6 +168,7 @@ def _open_models(
                 model_name=model_name,
                 prefill=ENGINE_PREFILL[options.engine],
                 max_in_flight=concurrency,
+                also_named=tuple(aliases),
             )
         )
     return models

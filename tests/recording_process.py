@@ -31,10 +31,8 @@ def say(value: object) -> None:
 
 def serve(log: Path) -> None:
     from invented import write_invented
-    from scripted_server import Handler, ScriptedServer, build_reply_of, reply_with
+    from scripted_server import Handler, ScriptedServer, answer_with
     from tiny_models import read_asked
-
-    from routerlib.models.scripted import build_completion
 
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -43,8 +41,8 @@ def serve(log: Path) -> None:
         run = handler.path.split("/")[1]
         os.write(file, json.dumps([run, model_id, *read_asked(request)]).encode() + b"\n")
         time.sleep(ANSWER_S)
-        text = write_invented(MODEL_IDS.index(model_id), *read_asked(request))
-        reply_with(build_reply_of(build_completion(text, request, model_id)))(handler)
+        index = MODEL_IDS.index(model_id)
+        answer_with(lambda request: write_invented(index, *read_asked(request)))(handler)
 
     class Server(ScriptedServer):
         def handle_error(self, *_: object) -> None:

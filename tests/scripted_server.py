@@ -10,6 +10,7 @@ from email.message import Message as EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from routerlib.models.scripted import build_completion
 from routerlib.records import Completion, Message, Request, Sampling
 
 
@@ -144,3 +145,24 @@ def reply_with(reply: Any, **headers: str) -> Act:
 
 def fail_with(status: int, **headers: str) -> Act:
     return lambda handler: handler.answer(status, b'{"error": {"message": "no"}}', **headers)
+
+
+def answer_with(write: Callable[[Request], str]) -> Act:
+    """Answer as a model would that continues a request with ``write(request)``."""
+
+    def act(handler: Handler) -> None:
+        request = handler.read_request()
+        written = build_completion(write(request), request, handler.body["model"])
+        reply_with(build_reply_of(written))(handler)
+
+    return act
+
+
+def close_mid_body(handler: Handler) -> None:
+    """Say that 5000 bytes come, send a few and hang up."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", "5000")
+    handler.end_headers()
+    handler.wfile.write(b'{"id": "chatcmpl')
+    handler.close_connection = True

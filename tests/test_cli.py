@@ -21,14 +21,13 @@ from typing import Any
 
 import duckdb
 import pytest
-from scripted_server import Act, Handler, ScriptedServer, build_reply_of, fail_with, reply_with
+from scripted_server import Act, Handler, ScriptedServer, answer_with, fail_with
 from tiny import TEXTS, add_records, make_tiny_records
 from tiny_models import LATTICE_CALLS, read_asked, write_gsm8k_file, write_solution
 
 from routerlib import __version__
 from routerlib.cli import main
 from routerlib.collect_command import LARGE, SMALL
-from routerlib.models.scripted import build_completion
 from routerlib.store import TraceWriter, compact, load_table, query
 
 SMALL_ID = "Qwen2.5-Coder-0.5B-Instruct-Q4_K_M"
@@ -37,14 +36,7 @@ LARGE_ID = "Qwen2.5-Coder-1.5B-Instruct-Q4_K_M"
 
 def answer_as(model_index: int) -> Act:
     """Answer as a model of ``tiny_models`` does, in the form that vLLM gives it."""
-
-    def act(handler: Handler) -> None:
-        request = handler.read_request()
-        text = write_solution(model_index, *read_asked(request))
-        written = build_completion(text, request, handler.body["model"])
-        reply_with(build_reply_of(written))(handler)
-
-    return act
+    return answer_with(lambda request: write_solution(model_index, *read_asked(request)))
 
 
 def hold_after(answers: int, act: Act, released: threading.Event) -> Act:
@@ -168,6 +160,21 @@ def test_names_and_engine_reach_the_servers(bench: Bench) -> None:
     assert all(body["continue_final_message"] for body in prefilled)
     models = load_table(bench.folder / "traces", "models").to_pylist()
     assert {row["id"] for row in models} == {f"{SMALL_ID}-bf16", f"{LARGE_ID}-bf16"}
+
+
+def test_an_alias_is_another_name_of_a_model(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The large server answers under a name that nobody asked for."""
+
+    def answer_as_other(handler: Handler) -> None:
+        handler.body["model"] = "other"
+        answer_as(1)(handler)
+
+    bench.large.acts = [answer_as_other]
+    assert main([*bench.list_arguments(), "--small-alias", "other"]) == 1
+    assert f"was asked for model '{LARGE_ID}' and answered as 'other'" in capsys.readouterr().err
+    assert main([*bench.list_arguments(), "--large-alias", "more", "--large-alias", "other"]) == 0
 
 
 def test_servers_are_started_where_none_is_named(

@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_server import Handler, ScriptedServer, build_reply, entry, fail_with, reply_with
+from scripted_server import (
+    Handler,
+    ScriptedServer,
+    build_reply,
+    close_mid_body,
+    entry,
+    fail_with,
+    reply_with,
+)
 
 from routerlib.errors import ModelError, TransientModelError
 from routerlib.models.chat_reply import read_completion
@@ -31,15 +39,6 @@ QUICK = Backoff(first_delay_s=0.001, longest_delay_s=0.01)
 
 def read(reply: Any, request: Request = ASK, echoed: str = "") -> Completion:
     return read_completion(reply, request, echoed=echoed, request_id=None, latency_s=0.0, retries=0)
-
-
-def close_mid_body(handler: Handler) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Type", "application/json")
-    handler.send_header("Content-Length", "5000")
-    handler.end_headers()
-    handler.wfile.write(b'{"id": "chatcmpl')
-    handler.close_connection = True
 
 
 @pytest.fixture
@@ -183,11 +182,54 @@ def test_no_server() -> None:
         ask(model)
 
 
-def test_what_is_not_json_is_named(server: ScriptedServer) -> None:
-    server.acts = [lambda handler: handler.answer(200, b"<html>welcome</html>")]
-    with pytest.raises(ModelError, match="not JSON: '<html>welcome"):
+@pytest.mark.parametrize("content", [b"<html>welcome</html>", b'{"choices": [{"mess', b"", b"\xff"])
+def test_what_is_not_json_is_tried_again_and_named(server: ScriptedServer, content: bytes) -> None:
+    server.acts = [lambda handler: handler.answer(200, content), reply_with(build_reply())]
+    assert ask(make_model(server)).retries == 1
+    server.acts = server.acts[:1]
+    with pytest.raises(TransientModelError, match=r"not JSON: .*with /v1.*gave up after 2 retries"):
         ask(make_model(server))
+
+
+@pytest.mark.parametrize(
+    ("returned", "also_named", "is_right"),
+    [
+        ("served-name", (), True),
+        ("Served-Name", (), True),
+        ("served-name-2026-11-01", (), True),
+        ("served-name-0613", (), True),
+        ("SERVED-NAME@20261101", (), True),
+        ("served-name-mini", (), False),
+        ("served-name-5-20261101", (), False),
+        ("served-names", (), False),
+        ("served", (), False),
+        ("another", (), False),
+        ("another", ("other", "Another"), True),
+        ("another-2026-11-01", ("another",), False),
+        (None, (), False),
+    ],
+)
+def test_the_name_in_the_reply(
+    server: ScriptedServer, returned: str | None, also_named: tuple[str, ...], is_right: bool
+) -> None:
+    server.acts = [reply_with(build_reply(model=returned))]
+    model = make_model(server, also_named=also_named)
+    if is_right:
+        assert ask(model).returned_model == returned
+        return
+    with pytest.raises(ModelError, match=f"'served-name' and answered as '{returned or ''}'"):
+        ask(model)
     assert len(server.bodies) == 1
+
+
+def test_a_nan_in_the_reply_is_no_logprob(server: ScriptedServer) -> None:
+    """Python's JSON reads and writes ``NaN``, which no other does."""
+    content = [entry("It", -0.5, ("It", -0.5), ("So", float("nan"))), entry(" is", float("nan"))]
+    server.acts = [reply_with(build_reply(choice_logprobs={"content": content}))]
+    completion = ask(make_model(server))
+    assert completion.text == "It is 2."
+    assert completion.token_logprobs == ()
+    assert completion.first_token_top == (("It", -0.5),)
 
 
 def test_the_key_is_read_at_the_first_call(
@@ -294,7 +336,7 @@ def test_missing_logprobs_are_none(logprobs: Any) -> None:
     assert completion.first_token_top == ()
 
 
-@pytest.mark.parametrize("placeholder", [-9999.0, None, float("-inf"), -1e30])
+@pytest.mark.parametrize("placeholder", [-9999.0, None, float("-inf"), -1e30, float("nan"), "NaN"])
 def test_a_placeholder_is_no_logprob(placeholder: float | None) -> None:
     top = [("It", -0.5), ("So", -9999.0)]
     content = [entry("It", -0.5, *top), entry(" is", placeholder)]
@@ -328,6 +370,24 @@ def test_unknown_token_counts_are_an_error(usage: Any) -> None:
 def test_a_reply_without_a_choice_is_an_error(reply: Any) -> None:
     with pytest.raises(ModelError, match="without a choice"):
         read(reply)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"usage": {"prompt_tokens": 3, "completion_tokens": float("nan")}},
+        {"usage": {"prompt_tokens": -3, "completion_tokens": 4}},
+        {"usage": {"prompt_tokens": "3", "completion_tokens": 4}},
+        {"usage": {"prompt_tokens": 3, "completion_tokens": 4, "prompt_tokens_details": 7}},
+        {"choice_message": {"content": ["It is 2."]}},
+        {"choice_message": {"content": "half a character: \ud83d"}},
+        {"choice_logprobs": {"content": [None]}},
+        {"choice_logprobs": [1]},
+    ],
+)
+def test_a_value_of_another_kind_is_an_error(changes: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="value that cannot be read"):
+        read(build_reply(**changes))
 
 
 @pytest.mark.parametrize("reason", ["content_filter", "tool_calls", None, "abort"])

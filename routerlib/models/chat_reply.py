@@ -33,11 +33,37 @@ def read_completion(
     for it.
 
     Raises:
-        ModelError: no choice, no usage, or a finish reason other than "stop" and "length".
+        ModelError: no choice, no usage, a finish reason other than "stop" and "length", or a value
+            of another kind than it should be.
     """
     try:
+        return _read(
+            reply,
+            request,
+            echoed=echoed,
+            request_id=request_id,
+            latency_s=latency_s,
+            retries=retries,
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as failure:
+        raise ModelError(
+            f"a reply with a value that cannot be read ({type(failure).__name__}: {failure}): "
+            f"{str(reply)[:300]!r}"
+        ) from failure
+
+
+def _read(
+    reply: Any,
+    request: Request,
+    *,
+    echoed: str,
+    request_id: str | None,
+    latency_s: float,
+    retries: int,
+) -> Completion:
+    try:
         choice = reply["choices"][0]
-        text = choice["message"].get("content") or ""
+        text = _check_text(choice["message"].get("content") or "")
         finish_reason = choice["finish_reason"]
     except (KeyError, IndexError, TypeError, AttributeError) as failure:
         raise ModelError(f"a reply without a choice: {str(reply)[:300]}") from failure
@@ -48,14 +74,14 @@ def read_completion(
             f"server that reports usage"
         )
     text = text.removeprefix(echoed)
-    completion_tokens = int(usage["completion_tokens"])
+    completion_tokens = _read_count(usage["completion_tokens"])
     entries = (choice.get("logprobs") or {}).get("content") or []
     return Completion(
         text=text,
         ended_by=_read_ended_by(choice, entries, completion_tokens, request.stop),
-        prompt_tokens=int(usage["prompt_tokens"]),
+        prompt_tokens=_read_count(usage["prompt_tokens"]),
         completion_tokens=completion_tokens,
-        cached_prompt_tokens=int(
+        cached_prompt_tokens=_read_count(
             (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         ),
         token_logprobs=_read_token_logprobs(entries),
@@ -66,6 +92,19 @@ def read_completion(
         latency_s=latency_s,
         retries=retries,
     )
+
+
+def _check_text(text: Any) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"content is {type(text).__name__}, not text")
+    text.encode()  # a lone surrogate could not be stored
+    return text
+
+
+def _read_count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise ValueError(f"a token count is {value!r}")
+    return int(value)
 
 
 def _read_ended_by(
@@ -96,7 +135,9 @@ def _read_ended_by(
 
 
 def _is_missing(logprob: Any) -> bool:
-    return logprob is None or not math.isfinite(logprob) or logprob <= PLACEHOLDER_LOGPROB
+    if not isinstance(logprob, int | float) or not math.isfinite(logprob):
+        return True
+    return logprob <= PLACEHOLDER_LOGPROB
 
 
 def _read_token_logprobs(entries: Sequence[Any]) -> tuple[float, ...]:

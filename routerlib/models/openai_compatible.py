@@ -1,7 +1,8 @@
 """Client of servers that speak ``/v1/chat/completions``: vLLM, llama.cpp, OpenAI.
 
 Invariants: the constructor does no I/O and reads no key; every failed try is counted; token counts
-come from the server's own ``usage`` and are never guessed. The answer is read from the raw JSON:
+come from the server's own ``usage`` and are never guessed; an answer that says it is another
+model's is an error. The answer is read from the raw JSON:
 typed objects of 1,000 log-probabilities for each reply would cost more than the request itself.
 """
 
@@ -12,6 +13,7 @@ import ipaddress
 import json
 import os
 import random
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -75,6 +77,8 @@ class OpenAICompatibleModel:
         max_in_flight: open connections; further requests wait for one (and ``latency_s`` holds
             that wait).
         seed: of the jitter's generator.
+        also_named: further names that the server may answer under, whole. ``model_name`` itself
+            and its dated snapshots (``gpt-x-2025-01-01`` of ``gpt-x``) are right without them.
     """
 
     id: str
@@ -87,6 +91,7 @@ class OpenAICompatibleModel:
     backoff: Backoff = field(default_factory=Backoff)
     max_in_flight: int = 128
     seed: int = 0
+    also_named: tuple[str, ...] = ()
     _client: AsyncOpenAI | None = field(default=None, init=False, repr=False)
     _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False, repr=False)
     _generator: random.Random = field(init=False, repr=False)
@@ -116,7 +121,7 @@ class OpenAICompatibleModel:
                 await asyncio.sleep(delay)
                 continue
             latency_s = time.perf_counter() - started
-            return read_completion(
+            completion = read_completion(
                 reply,
                 request,
                 echoed=_read_prefill(request) if self.prefill == "plain" else "",
@@ -124,7 +129,18 @@ class OpenAICompatibleModel:
                 latency_s=latency_s,
                 retries=retry,
             )
+            self._check_returned_model(completion.returned_model)
+            return completion
         raise AssertionError("unreachable: the last try returns or raises")
+
+    def _check_returned_model(self, returned: str) -> None:
+        if not is_same_model(returned, self.model_name, self.also_named):
+            raise ModelError(
+                f"{self.base_url} was asked for model {self.model_name!r} and answered as "
+                f"{returned!r}: ask for the model by the name of its own, or, if both are one "
+                "model, give the second name in also_named (routerlib collect: --small-alias, "
+                "--large-alias)"
+            )
 
     async def aclose(self) -> None:
         """Close the connections; the next call opens new ones."""
@@ -154,9 +170,10 @@ class OpenAICompatibleModel:
             reply = json.loads(raw.http_response.content)
         except ValueError as failure:
             start = raw.http_response.text[:200]
-            raise ModelError(
-                f"{self.model_name} at {self.base_url} answered with what is not JSON: {start!r}. "
-                f"Is base_url the address of an OpenAI-compatible server, with /v1?"
+            raise _RetryableError(
+                f"answered with what is not JSON: {start!r} (cut off on its way, or base_url is "
+                "not the address of an OpenAI-compatible server, with /v1)",
+                None,
             ) from failure
         return reply, raw.http_response.headers.get("x-request-id")
 
@@ -223,6 +240,24 @@ def build_body(request: Request, model_name: str, prefill: Prefill) -> dict[str,
     if prefill == "continue_final_message" and messages and messages[-1].role == "assistant":
         body["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
     return body
+
+
+_SNAPSHOT = re.compile(r"[-@:](\d{4}-\d{2}-\d{2}|\d{3,8})")
+
+
+def is_same_model(returned: str, requested: str, also_named: Sequence[str] = ()) -> bool:
+    """Say whether the name in a reply is that of the model that was asked for: the requested name,
+    a dated or numbered snapshot of it, or one of ``also_named``; case does not count.
+
+    >>> [is_same_model(name, "gpt-x") for name in ("GPT-X", "gpt-x-2025-01-01", "gpt-x-mini")]
+    [True, True, False]
+    """
+    found, wanted = returned.casefold(), requested.casefold()
+    if found.startswith(wanted):
+        rest = found.removeprefix(wanted)
+        if not rest or _SNAPSHOT.fullmatch(rest):
+            return True
+    return found in {name.casefold() for name in also_named}
 
 
 def _read_prefill(request: Request) -> str:
