@@ -92,7 +92,7 @@ def run_collect(options: argparse.Namespace) -> int:
     from routerlib.benchmarks import load_problems
     from routerlib.collect import Collector
     from routerlib.plans import CollectConfig, estimate
-    from routerlib.store import TraceWriter
+    from routerlib.store import TraceIndex, TraceWriter
 
     config = CollectConfig(
         plan=options.plan,
@@ -108,17 +108,27 @@ def run_collect(options: argparse.Namespace) -> int:
     problems = load_problems(
         options.benchmark, options.split, data_dir=options.data, limit=options.limit
     )
-    with contextlib.ExitStack() as opened:
-        writer = opened.enter_context(TraceWriter(options.traces))
+
+    def print_estimate(recorded: TraceIndex | TraceWriter) -> Estimate:
         planned = estimate(
             problems,
             [card.id for card in cards],
             config,
-            writer.get_next_state,
-            writer.summarise_tokens(),
+            recorded.get_next_state,
+            recorded.summarise_tokens(),
         )
         print(describe_estimate(planned), flush=True)
-        if options.dry_run or planned.problems == planned.problems_complete:
+        return planned
+
+    if options.dry_run:  # reads only, so a recording may be running
+        index = TraceIndex(options.traces)
+        index.open_problems(problem.id for problem in problems)
+        print_estimate(index)
+        return 0
+    with contextlib.ExitStack() as opened:
+        writer = opened.enter_context(TraceWriter(options.traces))
+        planned = print_estimate(writer)
+        if planned.problems == planned.problems_complete:
             return 0
         models = _open_models(options, cards, config.concurrency, opened)
         bar = opened.enter_context(contextlib.closing(_Bar(planned.calls_expected)))

@@ -328,10 +328,53 @@ def test_a_named_error_is_one_line(
     assert bench.take_asked() == []
 
 
-def test_one_recording_at_a_time(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    with TraceWriter(bench.folder / "traces"):
-        assert main(bench.list_arguments()) == 1
-    assert "is being written by process" in capsys.readouterr().err
+def run_command(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+
+
+def list_contents(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.glob("**/*") if path.is_file()}
+
+
+def test_one_recording_at_a_time(bench: Bench) -> None:
+    """A second process is refused by the first one's id and asks nothing; a dry run reads what is
+    in files already, and changes nothing."""
+    assert main([*bench.list_arguments(), "--limit", "1"]) == 0
+    bench.take_asked()
+    released = threading.Event()
+    bench.small.acts = [hold_after(1, answer_as(0), released)]
+    first = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *bench.list_arguments()],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: len(bench.small.bodies) == 3, first)
+        asked = bench.take_asked()
+        before = list_contents(bench.folder / "traces")
+        second = run_command(bench.list_arguments())
+        dry = run_command([*bench.list_arguments(), "--dry-run"])
+        assert list_contents(bench.folder / "traces") == before
+        assert bench.take_asked() == []
+        assert len(asked) == 2
+    finally:
+        first.terminate()
+        first.communicate()
+        released.set()
+    assert second.returncode == 1
+    assert get_last_line(second.stderr) == (
+        f"routerlib: StoreError: {bench.folder / 'traces'} is being written by process "
+        f"{first.pid}: wait until it ends, or stop it"
+    )
+    assert (dry.returncode, dry.stderr) == (0, "")
+    assert dry.stdout.startswith("3 problems, 1 of them complete. Expected: ")
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,13 @@ import fcntl
 import hashlib
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from routerlib.errors import CorruptFileError, SchemaVersionError, StoreError
@@ -28,6 +30,7 @@ from routerlib.store.schema import get_features, make_schema
 SHARD_PREFIX = "part-"
 LOCK_NAME = "writer.lock"
 _COMPRESSION_LEVEL = 9
+_BATCH_ROWS = 16_384
 
 
 def list_files(root: Path, name: str) -> list[Path]:
@@ -123,10 +126,47 @@ def read_parquet(path: Path, name: str, columns: Sequence[str] | None = None) ->
     Raises CorruptFileError (truncated, damaged), SchemaVersionError (another version), StoreError
     (gone meanwhile, another table, other columns).
     """
+    with _open_parquet(path, name) as file:
+        return file.read(columns=None if columns is None else list(columns))
+
+
+def iterate_tables(
+    path: Path, name: str, columns: Sequence[str] | None, key: str, wanted: Collection[str]
+) -> Iterator[pa.Table]:
+    """Yield the rows of one file whose text column ``key`` holds one of ``wanted``, some at a time.
+
+    Row groups whose statistics say that they hold none are not read. Errors as ``read_parquet``.
+    """
+    ordered = sorted(wanted)
+    with _open_parquet(path, name) as file:
+        groups = [
+            number
+            for number in range(file.metadata.num_row_groups)
+            if _can_hold(file.metadata.row_group(number), key, ordered)
+        ]
+        read = None if columns is None else list({*columns, key})
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=read):
+            table = pa.Table.from_batches([batch])
+            yield table.filter(pc.is_in(table[key], pa.array(ordered, pa.string())))
+
+
+def _can_hold(group: pq.RowGroupMetaData, key: str, ordered: Sequence[str]) -> bool:
+    """Whether a row group can hold one of the ordered values in its column ``key``."""
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.path_in_schema == key and column.is_stats_set and column.statistics.has_min_max:
+            first = bisect_left(ordered, column.statistics.min)
+            return first < len(ordered) and ordered[first] <= column.statistics.max
+    return True
+
+
+@contextlib.contextmanager
+def _open_parquet(path: Path, name: str) -> Iterator[pq.ParquetFile]:
+    """Open a file of table ``name``; what goes wrong until it is closed has a named error."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             check_file_schema(path, name, file.schema_arrow)
-            return file.read(columns=None if columns is None else list(columns))
+            yield file
     except FileNotFoundError as error:
         raise StoreError(
             f"{path} went away while the store was read (a compaction?): read again"
@@ -136,6 +176,12 @@ def read_parquet(path: Path, name: str, columns: Sequence[str] | None = None) ->
             f"{path} cannot be read ({_get_first_line(error)}): restore it from version control, "
             "or delete it and record its rows again"
         ) from error
+
+
+def check_file(path: Path, name: str) -> None:
+    """Raise the errors of ``read_parquet`` that can be found without reading rows."""
+    with _open_parquet(path, name):
+        pass
 
 
 def _get_first_line(error: Exception) -> str:
