@@ -71,19 +71,23 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     sync(path.parent)
 
 
-def make_write_error(root: Path, error: OSError) -> StoreError:
-    """Return the error of a store that the system did not let be written: which, why, what to
-    do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        remedy = "make space there"
-    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        remedy = "allow this user to write there, or name another folder"
-    else:
-        remedy = "mend the cause"
-    return StoreError(
-        f"{root} cannot be written ({error}): {remedy} and start the same run again; what was "
-        "recorded before is kept"
-    )
+@contextlib.contextmanager
+def named_write_errors(root: Path) -> Iterator[None]:
+    """Turn what the system says when a store cannot be written (disk full, read-only folder) into
+    a StoreError: which store, why, what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            remedy = "make space there"
+        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            remedy = "allow this user to write there, or name another folder"
+        else:
+            remedy = "mend the cause"
+        raise StoreError(
+            f"{root} cannot be written ({error}): {remedy} and start the same run again; what was "
+            "recorded before is kept"
+        ) from error
 
 
 def sync(path: Path) -> None:
@@ -213,24 +217,30 @@ class StoreLock:
     """Exclusive right to change a store, held from construction to ``release``.
 
     It is a ``flock`` on ``writer.lock``, so it ends with its process, however that ends. The file
-    itself stays. Raises StoreError when somebody else holds it.
+    itself stays. Raises StoreError when somebody else holds it or the folder cannot be written.
     """
 
     def __init__(self, root: Path) -> None:
-        root.mkdir(parents=True, exist_ok=True)
-        path = root / LOCK_NAME
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._descriptor: int | None = None
+        with named_write_errors(root):
+            root.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(root / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                self._take(root, self._descriptor)
+            except BaseException:
+                os.close(self._descriptor)
+                raise
+
+    def _take(self, root: Path, descriptor: int) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip() or "unknown"
-            os.close(descriptor)
             raise StoreError(
                 f"{root} is being written by process {holder}: wait until it ends, or stop it"
             ) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        self._descriptor: int | None = descriptor
 
     def release(self) -> None:
         """Give the right back; a second call does nothing."""

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from routerlib.errors import CorruptFileError, SchemaVersionError
 from routerlib.records import SCHEMA_VERSION
-from routerlib.store.files import make_shard_name, make_write_error, sync, write_parquet
+from routerlib.store.files import make_shard_name, named_write_errors, sync, write_parquet
 from routerlib.store.schema import TABLES, Row, make_table
 
 
@@ -54,10 +54,8 @@ class Journal:
 
     def _begin(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
-        try:
+        with named_write_errors(self._root):
             self._descriptor = os.open(get_journal_path(self._root), flags, 0o644)
-        except OSError as error:
-            raise make_write_error(self._root, error) from error
         self._size = 0
         self._shard_name = make_shard_name()
         try:
@@ -69,12 +67,13 @@ class Journal:
     def _write(self, content: Any) -> None:
         assert self._descriptor is not None
         line = json.dumps(content, separators=(",", ":")).encode() + b"\n"
-        try:
-            if os.write(self._descriptor, line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            os.ftruncate(self._descriptor, self._size)
-            raise make_write_error(self._root, error) from error
+        with named_write_errors(self._root):
+            try:
+                if os.write(self._descriptor, line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except BaseException:
+                os.ftruncate(self._descriptor, self._size)
+                raise
         self._size += len(line)
 
     def empty(self) -> None:
@@ -104,15 +103,13 @@ def recover_rows(root: Path) -> None:
     if not path.exists():
         return
     shard_name, rows = _read(path)
-    try:
+    with named_write_errors(root):
         for name, waiting in rows.items():
             shard = root / name / shard_name
             if _count_rows(shard) < len(waiting):
                 write_parquet(shard, make_table(name, waiting))
         path.unlink()
         sync(root)
-    except OSError as error:
-        raise make_write_error(root, error) from error
 
 
 def _count_rows(shard: Path) -> int:

@@ -18,7 +18,7 @@ from typing import Any, Self
 from routerlib.errors import StoreError
 from routerlib.records import Judgement, ModelCard, ProblemRow, Run, State, Step
 from routerlib.store.compaction import recover
-from routerlib.store.files import StoreLock, make_write_error, sync, write_parquet
+from routerlib.store.files import StoreLock, named_write_errors, sync, write_parquet
 from routerlib.store.journal import Journal, recover_rows
 from routerlib.store.manifest import (
     SamplingSetting,
@@ -48,7 +48,8 @@ class TraceWriter:
     """Writes records into the store at ``root``, which is made when it does not exist.
 
     A context manager; it locks the store from construction to ``close``. Raises StoreError when
-    another writer is at work, and the errors of ``load_table`` when the store is unsound.
+    another writer is at work or the folder cannot be written, and the errors of ``load_table``
+    when the store is unsound.
     """
 
     def __init__(self, root: Path, *, flush_rows: int = 512, flush_seconds: float = 20.0) -> None:
@@ -71,7 +72,8 @@ class TraceWriter:
         self._journal = Journal(self.root)
         self._closed = False
         try:
-            recover(self.root)
+            with named_write_errors(self.root):
+                recover(self.root)
             recover_rows(self.root)
             check_store(self.root, TABLES)
             self._load()
@@ -250,7 +252,7 @@ class TraceWriter:
         in the journal, for another try or another writer.
         """
         self._check_open()
-        try:
+        with named_write_errors(self.root):
             for name, rows in self._buffers.items():
                 if rows:
                     shard = self.root / name / self._journal.shard_name
@@ -259,8 +261,6 @@ class TraceWriter:
             for rows in self._buffers.values():
                 rows.clear()
             sync(self.root)
-        except OSError as error:
-            raise make_write_error(self.root, error) from error
         self._flushed_at = time.monotonic()
 
     def close(self) -> None:
@@ -273,7 +273,8 @@ class TraceWriter:
             entries = list_entries(self.root, previous)
             if any(entries.values()):
                 description = describe_recording(self._records["models"].values(), self._settings)
-                save_manifest(self.root, make_manifest(entries, description, previous))
+                with named_write_errors(self.root):
+                    save_manifest(self.root, make_manifest(entries, description, previous))
         finally:
             self._closed = True
             self._journal.close()
