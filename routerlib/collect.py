@@ -122,6 +122,8 @@ class Collector:
         self.report = CollectReport()
         self._on_change = on_change
         self._shared_prompt_tokens: dict[str, int] = {}
+        self._calls: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
         self._failures_in_a_row: Counter[str] = Counter()
         self._run_id = ""
 
@@ -131,10 +133,10 @@ class Collector:
         The run's row is written with the time at which it ended, however it ended; a run that
         finds nothing missing leaves no row.
 
-        Raises ModelError when too many calls of a model fail in a row, and the error of its first
-        call when a model cannot be asked at all; GradingError for a gold answer that cannot be
-        read, before any call; StoreError when a problem or card is stored with other content.
-        What was recorded until then stays.
+        Raises ModelError when too many calls of a model fail, in a row or of all, and the error of
+        its first call when a model cannot be asked at all; GradingError for a gold answer that
+        cannot be read, before any call; StoreError when a problem or card is stored with other
+        content, or the store cannot be written. What was recorded until then stays.
         """
         for problem in problems:
             grade(problem.answer, None, style=BENCHMARK_STYLE[problem.benchmark])
@@ -143,7 +145,8 @@ class Collector:
         )
         unfinished = {expansion.problem.id for expansion in missing}
         self._run_id = run.id
-        self._failures_in_a_row.clear()
+        for counter in (self._calls, self._failures, self._failures_in_a_row):
+            counter.clear()
         self.report = CollectReport(
             problems_total=len(problems),
             problems_done=len(problems) - len(unfinished),
@@ -245,6 +248,7 @@ class Collector:
         except ModelError as error:
             self._record_failure(expansion, error)
             return
+        self._calls[model.id] += 1
         self._failures_in_a_row[model.id] = 0
         self._record(expansion, completion)
 
@@ -266,13 +270,30 @@ class Collector:
         self.report.errors += 1
         self._on_change(self.report)
         model_id = self.models[expansion.model_index].id
-        self._failures_in_a_row[model_id] += 1
-        if self._failures_in_a_row[model_id] >= self.config.max_consecutive_failures:
-            raise ModelError(
-                f"{self._failures_in_a_row[model_id]} calls of {model_id} in a row failed, the "
-                f"last one with: {error}. All that was answered is recorded: mend the cause and "
-                "start the same run again"
-            ) from error
+        for counter in (self._calls, self._failures, self._failures_in_a_row):
+            counter[model_id] += 1
+        self._check_failures(model_id, error)
+
+    def _check_failures(self, model_id: str, error: ModelError) -> None:
+        """Give up when too many calls of a model failed."""
+        calls, failures = self._calls[model_id], self._failures[model_id]
+        in_a_row = self._failures_in_a_row[model_id]
+        if in_a_row >= self.config.max_consecutive_failures:
+            what = f"{in_a_row} calls of {model_id} in a row failed"
+        elif (
+            calls >= self.config.min_calls_for_share
+            and failures > self.config.max_failed_share * calls
+        ):
+            what = (
+                f"{failures} of {calls} calls of {model_id} failed, more than the share of "
+                f"{self.config.max_failed_share}"
+            )
+        else:
+            return
+        raise ModelError(
+            f"{what}, the last one with: {error}. All that was answered is recorded: mend the "
+            "cause and start the same run again"
+        ) from error
 
     def _make_blank_step(self, expansion: Expansion) -> Step:
         model_id = self.models[expansion.model_index].id

@@ -17,6 +17,12 @@ from routerlib.records import Problem, State, StepKind, compute_state_id, comput
 from routerlib.steps import StepRule
 
 Plan = Literal["lattice", "switch"]
+_AT_LEAST_ONE = (
+    "concurrency",
+    "chunk_problems",
+    "max_consecutive_failures",
+    "min_calls_for_share",
+)
 GetNextState = Callable[[str], State | None]
 
 
@@ -32,8 +38,9 @@ class CollectConfig:
 
     Models are called one after the other when ``shared_machine`` holds, else all together.
     ``concurrency`` bounds the calls in flight of each model, ``chunk_problems`` the problems whose
-    frontiers are open together; a run gives up after ``max_consecutive_failures`` failed calls of
-    one model in a row.
+    frontiers are open together. A run gives up after ``max_consecutive_failures`` failed calls of
+    one model in a row, and at a failed call that makes the failed share of a model's calls in this
+    run larger than ``max_failed_share``, once there were ``min_calls_for_share`` of them.
     """
 
     plan: Plan = "lattice"
@@ -49,6 +56,8 @@ class CollectConfig:
     shared_machine: bool = True
     chunk_problems: int = 150
     max_consecutive_failures: int = 20
+    max_failed_share: float = 0.5
+    min_calls_for_share: int = 40
 
     def __post_init__(self) -> None:
         if self.plan not in ("lattice", "switch"):
@@ -57,12 +66,14 @@ class CollectConfig:
             raise ValueError(
                 f"unknown prompt version {self.prompt_version!r}: use one of {sorted(PROMPTS)}"
             )
-        for name in ("concurrency", "chunk_problems", "max_consecutive_failures"):
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("depth", "temperature", "top_logprobs", "sample_index"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.max_failed_share <= 1:
+            raise ValueError(f"max_failed_share must be from 0 to 1, got {self.max_failed_share}")
         _ = self.step_rule  # checks its own values
 
     @property

@@ -8,7 +8,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from routerlib.costs import make_lens
 from routerlib.errors import GradingError, ModelError, StoreError
 from routerlib.lattice import coverage, evaluate_probabilities, load_lattice, oracle
 from routerlib.plans import CollectConfig
+from routerlib.prompts import PROMPTS
 from routerlib.records import Problem, Request
 from routerlib.store import TraceWriter, compact, load_table, query, verify
 
@@ -295,23 +296,114 @@ def test_many_failures_in_a_row_stop_the_run(tmp_path: Path, shared_machine: boo
     assert verify(tmp_path) == []
 
 
-def test_failures_that_are_not_in_a_row_do_not_stop_it(tmp_path: Path) -> None:
-    def make_moody() -> Callable[[Request], None]:
-        """Fails every other call."""
-        numbers = itertools.count()
+def make_moody() -> Callable[[Request], None]:
+    """A ``before`` that fails every other call, the first one included."""
+    numbers = itertools.count()
 
-        def before(request: Request) -> None:
-            if read_asked(request)[0] and next(numbers) % 2 == 0:
-                raise ModelError("the server is tired")
+    def before(request: Request) -> None:
+        if read_asked(request)[0] and next(numbers) % 2 == 0:
+            raise ModelError("the server is tired")
 
-        return before
+    return before
 
-    models = make_tiny_models()
+
+def make_moody_models(watch: Watch | None = None) -> list[WatchedModel]:
+    models = make_tiny_models(watch)
     for model in models:
         model.before = make_moody()
+    return models
+
+
+def test_failures_that_are_not_in_a_row_do_not_stop_it(tmp_path: Path) -> None:
     config = replace(CONFIG, max_consecutive_failures=2, concurrency=1)
-    report = collect(tmp_path, models, config)
+    report = collect(tmp_path, make_moody_models(), config)
     assert (report.calls, report.errors) == (12, 6)
+
+
+@pytest.mark.parametrize(
+    ("share", "least", "calls"),
+    [
+        (0.5, 40, None),  # a model is called six times
+        (0.5, 3, 3),  # fails, answers, fails: 2 of 3
+        (0.5, 4, 5),
+        (0.6, 4, None),
+        (0.6, 3, 3),
+        (0.0, 1, 1),
+        (1.0, 1, None),
+    ],
+)
+def test_a_failed_share_that_is_too_large_stops_the_run(
+    tmp_path: Path, share: float, least: int, calls: int | None
+) -> None:
+    """The small model, which is called first, makes the run stop at one of its calls."""
+    config = replace(CONFIG, concurrency=1, max_failed_share=share, min_calls_for_share=least)
+    if calls is None:
+        assert collect(tmp_path, make_moody_models(), config).errors == 6
+        return
+    failed = (calls + 1) // 2
+    message = rf"{failed} of {calls} calls of {SMALL} failed, more than the share of {share}, the"
+    with pytest.raises(ModelError, match=message):
+        collect(tmp_path, make_moody_models(), config)
+    rows = [row for row in load_rows(tmp_path, "steps") if row["model_id"] == SMALL]
+    assert (len(rows), sum(row["error"] is not None for row in rows)) == (calls, failed)
+    assert verify(tmp_path) == []
+    collect(tmp_path, make_tiny_models())  # the next run counts anew
+    assert verify(tmp_path) == []
+
+
+CHANGED = {
+    "plan": "switch",
+    "depth": 1,
+    "prompt_version": "other",
+    "delimiter": " ",
+    "max_step_tokens": 2,
+    "max_tail_tokens": 1,
+    "temperature": 0.5,
+    "top_logprobs": 1,
+    "sample_index": 1,
+    "concurrency": 1,
+    "shared_machine": False,
+    "chunk_problems": 1,
+    "max_consecutive_failures": 1,
+    "max_failed_share": 0.1,
+    "min_calls_for_share": 1,
+}
+
+
+def observe(root: Path, config: CollectConfig) -> list[object]:
+    """What can be seen of a recording, whose models fail now and then, from outside."""
+    watch = Watch()
+    models = make_moody_models(watch)
+    for index, model in enumerate(models):
+        model.scripted.script = lambda request, i=index: SOLUTIONS[i].removeprefix(
+            read_asked(request)[1]
+        )
+    error = ""
+    try:
+        collect(root, models, config)
+    except ModelError as failure:
+        error = str(failure)
+    asked = [request for model in models for request in model.scripted.requests]
+    ids = sorted(row["id"] for row in load_rows(root, "steps"))
+    return [watch.calls, watch.most_in_flight, watch.models_together, asked, ids, error]
+
+
+SOLUTIONS = ("1 a\n2 b\n3 c\nAnswer: 5", "1 a\n2 x\n3 y\nAnswer: 5")
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(CollectConfig)])
+def test_every_setting_has_an_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(PROMPTS, "other", replace(PROMPTS["short-lines-v1"], name="other"))
+    base = replace(CONFIG, min_calls_for_share=4, max_failed_share=0.6)
+    changed = replace(base, **{name: CHANGED[name]})  # type: ignore[arg-type]
+    first, again, other = (
+        observe(tmp_path / folder, config)
+        for folder, config in (("first", base), ("again", base), ("other", changed))
+    )
+    assert first == again
+    assert first != other
 
 
 def test_a_model_that_cannot_be_asked_at_all(tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ REQUEST_FIELDS = {
 }
 OTHER_FIELDS = {"plan", "depth", "top_logprobs", "concurrency", "shared_machine"}
 OTHER_FIELDS |= {"max_tail_tokens", "chunk_problems", "max_consecutive_failures"}
+OTHER_FIELDS |= {"max_failed_share", "min_calls_for_share"}
 
 
 def get_root_id(config: CollectConfig, kind: StepKind = "step") -> str:
@@ -148,6 +149,10 @@ def test_the_cap_of_the_kind_counts() -> None:
         {"concurrency": 0},
         {"chunk_problems": 0},
         {"max_consecutive_failures": 0},
+        {"max_failed_share": -0.1},
+        {"max_failed_share": 1.1},
+        {"max_failed_share": float("nan")},
+        {"min_calls_for_share": 0},
         {"depth": -1},
         {"temperature": -0.1},
         {"top_logprobs": -1},
