@@ -140,6 +140,7 @@ class Collector:
         """
         for problem in problems:
             grade(problem.answer, None, style=BENCHMARK_STYLE[problem.benchmark])
+        self.writer.open_problems(problem.id for problem in problems)
         missing, recorded = list_expansions(
             problems, self._model_ids, self.config, self.writer.get_next_state
         )

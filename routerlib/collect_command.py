@@ -110,6 +110,7 @@ def run_collect(options: argparse.Namespace) -> int:
     )
 
     def print_estimate(recorded: TraceIndex | TraceWriter) -> Estimate:
+        recorded.open_problems(problem.id for problem in problems)
         planned = estimate(
             problems,
             [card.id for card in cards],
@@ -121,9 +122,7 @@ def run_collect(options: argparse.Namespace) -> int:
         return planned
 
     if options.dry_run:  # reads only, so a recording may be running
-        index = TraceIndex(options.traces)
-        index.open_problems(problem.id for problem in problems)
-        print_estimate(index)
+        print_estimate(TraceIndex(options.traces))
         return 0
     with contextlib.ExitStack() as opened:
         writer = opened.enter_context(TraceWriter(options.traces))

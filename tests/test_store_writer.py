@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -260,3 +261,57 @@ def test_half_written_files_are_swept(tmp_path: Path) -> None:
     assert load_table(tmp_path, "steps").num_rows == 1
     TraceWriter(tmp_path).close()
     assert not half.exists()
+
+
+def test_checks_are_exact_for_problems_that_were_not_opened(tmp_path: Path) -> None:
+    """Whatever is added first, the rows of its problem are read before it is judged."""
+    with start(tmp_path) as writer:
+        writer.add_step(FAILED)
+        writer.add_step(replace(STEP, attempt=1))
+    with TraceWriter(tmp_path) as writer, pytest.raises(StoreError, match="succeeded before"):
+        writer.add_step(STEP)
+    with TraceWriter(tmp_path) as writer, pytest.raises(StoreError, match="with other content"):
+        writer.add_problem(replace(make_problem_row(PROBLEM), level="9"))
+    with TraceWriter(tmp_path) as writer, pytest.raises(StoreError, match="with other content"):
+        writer.add_state(replace(FIRST, text="changed"))
+    with TraceWriter(tmp_path) as writer:
+        writer.add_judgement(Judgement(STEP.id, SMALL, 0.5, 10, 1))
+    with TraceWriter(tmp_path) as writer, pytest.raises(StoreError, match="with other content"):
+        writer.add_judgement(Judgement(STEP.id, SMALL, 0.25, 10, 1))
+    with TraceWriter(tmp_path) as writer:
+        assert writer.get_next_state(STEP.id) is None  # of a problem that is not open
+        writer.open_problems([PROBLEM.id])
+        assert writer.get_next_state(STEP.id) == FIRST
+        assert writer.count_attempts(STEP.id) == 1
+    assert verify(tmp_path) == []
+
+
+def test_opening_reads_the_problems_at_hand(tiny_store: Path) -> None:
+    with TraceWriter(tiny_store) as writer:
+        assert writer.summarise_tokens() is not None  # of the whole store, problem by problem
+        writer.open_problems(["tiny/test/1"])
+        steps = [record for record in make_tiny_records() if isinstance(record, Step)]
+        for step in steps:
+            is_open = step.problem_id == "tiny/test/1"
+            assert (writer.get_next_state(step.id) is not None) == is_open
+        assert writer.recorded_steps() == {step.id for step in steps}
+
+
+def test_tokens_count_what_was_there_and_what_was_added(tmp_path: Path) -> None:
+    for number in range(3):
+        with start(tmp_path, flush_rows=1) as writer:
+            writer.add_step(replace(STEP, id=f"step {number}", completion_tokens=number))
+            assert writer.summarise_tokens() == (number / 2, 30.0)
+
+
+def test_the_manifest_names_the_settings_of_all_writers(tmp_path: Path) -> None:
+    for number in range(3):
+        with start(tmp_path) as writer:
+            writer.add_step(replace(STEP, id=f"step {number}", max_tokens=100 + number // 2))
+    path = tmp_path / "manifest.json"
+    before = json.loads(path.read_text())
+    assert [setting["max_tokens"] for setting in before["sampling"]] == [100, 101]
+    compact(tmp_path)
+    after = json.loads(path.read_text())
+    for name in ("models", "prompt_versions", "sampling"):
+        assert after[name] == before[name]

@@ -67,6 +67,17 @@ class TraceIndex:
             _add_once("judgements", self.judgements, key, judgement)
         self._opened |= new
 
+    def open_all(self) -> None:
+        """Read what is recorded of all problems: memory for the whole store."""
+        for path in self._paths["problems"]:
+            self.open_problems(read_parquet(path, "problems", ["id"])["id"].to_pylist())
+
+    def open_step(self, step_id: str) -> None:
+        """Open the problem of a step, if the step is recorded."""
+        if step_id not in self.next_state_ids:
+            rows = self._iterate("steps", ("problem_id",), "id", {step_id})
+            self.open_problems([row["problem_id"] for row in rows])
+
     def _iterate(
         self, name: str, columns: Sequence[str] | None, key: str, wanted: Set[str]
     ) -> Iterator[Row]:

@@ -10,7 +10,7 @@ once, and a failed call stays a row of its own.
 from __future__ import annotations
 
 import time
-from collections.abc import Set
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,9 +18,11 @@ from typing import Any, Self
 from routerlib.errors import StoreError
 from routerlib.records import Judgement, ModelCard, ProblemRow, Run, State, Step
 from routerlib.store.compaction import recover
-from routerlib.store.files import StoreLock, named_write_errors, sync, write_parquet
+from routerlib.store.files import StoreLock, named_write_errors, read_parquet, sync, write_parquet
+from routerlib.store.index import TraceIndex
 from routerlib.store.journal import Journal, recover_rows
 from routerlib.store.manifest import (
+    Manifest,
     SamplingSetting,
     describe_recording,
     list_entries,
@@ -28,26 +30,17 @@ from routerlib.store.manifest import (
     make_manifest,
     save_manifest,
 )
-from routerlib.store.reading import check_store, load_table
+from routerlib.store.reading import load_table
 from routerlib.store.schema import TABLES, Record, Row, make_record, make_row, make_table
 
-_STEP_COLUMNS = (
-    "id",
-    "error",
-    "next_state_id",
-    "completion_tokens",
-    "prompt_tokens",
-    "prompt_version",
-    "kind",
-    "temperature",
-    "max_tokens",
-)
+_SETTING_COLUMNS = ("prompt_version", "kind", "temperature", "max_tokens")
 
 
 class TraceWriter:
     """Writes records into the store at ``root``, which is made when it does not exist.
 
-    A context manager; it locks the store from construction to ``close``. Raises StoreError when
+    A context manager; it locks the store from construction to ``close``. It knows the rows of the
+    problems that were opened, by ``open_problems`` or by adding to them. Raises StoreError when
     another writer is at work or the folder cannot be written, and the errors of ``load_table``
     when the store is unsound.
     """
@@ -62,12 +55,7 @@ class TraceWriter:
         self._flush_rows = flush_rows
         self._flush_seconds = flush_seconds
         self._buffers: dict[str, list[Row]] = {name: [] for name in TABLES}
-        self._records: dict[str, dict[Any, Any]] = {name: {} for name in TABLES if name != "steps"}
-        self._next_state_ids: dict[str, str] = {}
-        self._failures: dict[str, int] = {}
-        self._settings: set[SamplingSetting] = set()
-        self._completion_tokens = 0
-        self._prompt_tokens = 0
+        self._added_steps = self._added_completion_tokens = self._added_prompt_tokens = 0
         self._lock = StoreLock(self.root)
         self._journal = Journal(self.root)
         self._closed = False
@@ -75,71 +63,54 @@ class TraceWriter:
             with named_write_errors(self.root):
                 recover(self.root)
             recover_rows(self.root)
-            check_store(self.root, TABLES)
-            self._load()
+            self._index = TraceIndex(self.root)
+            self._records: dict[str, dict[Any, Any]] = {
+                "problems": self._index.problems,
+                "models": _load_records(self.root, "models"),
+                "runs": _load_records(self.root, "runs"),
+                "states": self._index.states,
+                "judgements": self._index.judgements,
+            }
         except BaseException:
             self._lock.release()
             raise
         self._flushed_at = time.monotonic()
 
-    def _load(self) -> None:
-        for name in self._records:
-            for row in load_table(self.root, name).to_pylist():
-                record = make_record(name, row)
-                self._records[name][_get_key(record)] = record
-        for row in load_table(self.root, "steps", columns=_STEP_COLUMNS).to_pylist():
-            self._note_step(**row)
-
-    def _note_step(
-        self,
-        *,
-        id: str,
-        error: str | None,
-        next_state_id: str | None,
-        completion_tokens: int,
-        prompt_tokens: int,
-        **setting: Any,
-    ) -> None:
-        self._settings.add(
-            (
-                setting["prompt_version"],
-                setting["kind"],
-                setting["temperature"],
-                setting["max_tokens"],
-            )
-        )
-        if error is not None or next_state_id is None:
-            self._failures[id] = self._failures.get(id, 0) + 1
-            return
-        self._next_state_ids[id] = next_state_id
-        self._completion_tokens += completion_tokens
-        self._prompt_tokens += prompt_tokens
+    def open_problems(self, problem_ids: Iterable[str]) -> None:
+        """Read what is recorded of these problems, all in one pass; nothing happens for those that
+        are open. The methods below answer for open problems."""
+        self._index.open_problems(problem_ids)
 
     def recorded_steps(self) -> Set[str]:
-        """Return the ids of the steps that have a successful row; a live view."""
-        return self._next_state_ids.keys()
+        """Return the ids of all steps that have a successful row, a live view; it opens all
+        problems of the store."""
+        self._index.open_all()
+        return self._index.next_state_ids.keys()
 
     def count_attempts(self, step_id: str) -> int:
         """Return how many calls for this step failed so far: the ``attempt`` of its next row."""
-        return self._failures.get(step_id, 0)
+        return self._index.failures[step_id]
 
     def get_state(self, state_id: str) -> State | None:
         """Return a state by its id, None when it is not recorded."""
-        state: State | None = self._records["states"].get(state_id)
-        return state
+        return self._index.get_state(state_id)
 
     def get_next_state(self, step_id: str) -> State | None:
         """Return the state that a recorded step reached, None when no call succeeded yet."""
-        next_state_id = self._next_state_ids.get(step_id)
-        return None if next_state_id is None else self.get_state(next_state_id)
+        return self._index.get_next_state(step_id)
 
     def summarise_tokens(self) -> tuple[float, float] | None:
-        """Return the mean completion and prompt tokens of a successful step, None without any."""
-        count = len(self._next_state_ids)
-        return (self._completion_tokens / count, self._prompt_tokens / count) if count else None
+        """Return the mean completion and prompt tokens of a successful step of the store, None
+        without any."""
+        count, completion_tokens, prompt_tokens = self._index.sum_tokens()
+        count += self._added_steps
+        completion_tokens += self._added_completion_tokens
+        prompt_tokens += self._added_prompt_tokens
+        return (completion_tokens / count, prompt_tokens / count) if count else None
 
     def add_problem(self, problem: ProblemRow) -> None:
         """Add a problem; nothing happens when it is there. Raises StoreError if it differs."""
+        self.open_problems([problem.id])
         self._add_once("problems", problem)
 
     def add_model(self, card: ModelCard) -> None:
@@ -151,6 +122,7 @@ class TraceWriter:
 
         Raises StoreError if it differs otherwise, or its problem was not added.
         """
+        self.open_problems([state.problem_id])
         self._require("problems", state.problem_id, f"state {state.id}")
         self._add_once("states", state)
 
@@ -164,7 +136,8 @@ class TraceWriter:
         step did not succeed or the judge was not added."""
         owner = f"judgement of step {judgement.step_id}"
         self._require("models", judgement.judge_model_id, owner)
-        if judgement.step_id not in self._next_state_ids:
+        self._index.open_step(judgement.step_id)
+        if judgement.step_id not in self._index.next_state_ids:
             raise StoreError(f"{owner}: there is no successful step of that id; add it first")
         self._add_once("judgements", judgement)
 
@@ -175,18 +148,28 @@ class TraceWriter:
         calls so far, a row it points at was not added, or its text and states do not fit.
         """
         self._check_step(step)
-        row = self._buffer("steps", step)
-        self._note_step(**{column: row[column] for column in _STEP_COLUMNS})
+        self._buffer("steps", step)
+        self._note_step(step)
         if (
             len(self._buffers["steps"]) >= self._flush_rows
             or time.monotonic() - self._flushed_at >= self._flush_seconds
         ):
             self.flush()
 
+    def _note_step(self, step: Step) -> None:
+        if step.error is not None or step.next_state_id is None:
+            self._index.failures[step.id] += 1
+            return
+        self._index.next_state_ids[step.id] = step.next_state_id
+        self._added_steps += 1
+        self._added_completion_tokens += step.completion_tokens
+        self._added_prompt_tokens += step.prompt_tokens
+
     def _check_step(self, step: Step) -> None:
         owner = f"step {step.id}"
         self._check_open()
-        if step.id in self._next_state_ids:
+        self.open_problems([step.problem_id])
+        if step.id in self._index.next_state_ids:
             raise StoreError(f"{owner} succeeded before: ask get_next_state before calling a model")
         if step.attempt != self.count_attempts(step.id):
             raise StoreError(
@@ -233,13 +216,12 @@ class TraceWriter:
         self._buffer(name, record)
         self._records[name][_get_key(record)] = record
 
-    def _buffer(self, name: str, record: Record) -> Row:
+    def _buffer(self, name: str, record: Record) -> None:
         """Keep a row for the next flush; one that could not be written is refused now."""
         row = make_row(record)
         make_table(name, [row])
         self._journal.append(name, row)
         self._buffers[name].append(row)
-        return row
 
     def _check_open(self) -> None:
         if self._closed:
@@ -272,7 +254,8 @@ class TraceWriter:
             previous = load_manifest(self.root)
             entries = list_entries(self.root, previous)
             if any(entries.values()):
-                description = describe_recording(self._records["models"].values(), self._settings)
+                settings = _list_settings(self.root, entries, previous)
+                description = describe_recording(self._records["models"].values(), settings)
                 with named_write_errors(self.root):
                     save_manifest(self.root, make_manifest(entries, description, previous))
         finally:
@@ -290,6 +273,29 @@ class TraceWriter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _load_records(root: Path, name: str) -> dict[str, Any]:
+    records = (make_record(name, row) for row in load_table(root, name).to_pylist())
+    return {record.id: record for record in records}
+
+
+def _list_settings(
+    root: Path, entries: Mapping[str, Iterable[str]], previous: Manifest | None
+) -> set[SamplingSetting]:
+    """The settings that the previous manifest names and those of the files that it does not."""
+    settings: set[SamplingSetting] = set()
+    listed: Iterable[str] = ()
+    if previous is not None:
+        listed = previous.tables.get("steps", {})
+        for setting in previous.description.get("sampling", []):
+            settings.add(tuple(setting[column] for column in _SETTING_COLUMNS))
+    for file in entries["steps"]:
+        if file not in listed:
+            table = read_parquet(root / "steps" / file, "steps", _SETTING_COLUMNS)
+            rows = table.group_by(list(_SETTING_COLUMNS)).aggregate([]).to_pylist()
+            settings |= {tuple(row[column] for column in _SETTING_COLUMNS) for row in rows}
+    return settings
 
 
 def _get_key(record: Record) -> Any:
