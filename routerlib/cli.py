@@ -7,15 +7,13 @@ Each command is a thin layer over the library; whatever it needs is imported whe
 from __future__ import annotations
 
 import argparse
-import contextlib
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from routerlib import __version__, paths
 from routerlib.collect_command import SMALL, add_collect_command, print_report
+from routerlib.engine_process import signals_raise
 from routerlib.errors import RouterlibError
 
 
@@ -24,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     something, 130 when it was interrupted."""
     options = make_parser().parse_args(arguments)
     try:
-        with _interrupted_by_signals():
+        with signals_raise(lambda number: KeyboardInterrupt()):
             status: int = options.run(options)
     except RouterlibError as error:
         print(f"routerlib: {type(error).__name__}: {error}", file=sys.stderr)
@@ -150,28 +148,6 @@ def _run_serve(options: argparse.Namespace) -> int:
         print(f"{options.model} is served at {server.base_url} (stop with Ctrl-C)", flush=True)
         server.wait()
     return 0
-
-
-@contextlib.contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
-    """Turn SIGTERM and a closed terminal into the KeyboardInterrupt that Ctrl-C is, so that all
-    clean up. A signal that is ignored (``nohup``) stays ignored."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _print_problems(problems: Sequence[str], sound: str) -> int:

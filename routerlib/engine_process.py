@@ -12,13 +12,14 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Self
 
 from routerlib.errors import ServerError
@@ -207,3 +208,25 @@ def _is_group_alive(process: subprocess.Popen[bytes]) -> bool:
     except PermissionError:
         return True
     return True
+
+
+@contextlib.contextmanager
+def signals_raise(make_error: Callable[[int], BaseException]) -> Iterator[None]:
+    """Make SIGTERM and a closed terminal raise ``make_error(number)``, so that all clean up. A
+    signal that is ignored (``nohup``) stays ignored."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise make_error(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

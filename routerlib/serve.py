@@ -8,16 +8,19 @@ it made.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Literal
 
-from routerlib.engine_process import EngineProcess, Report, choose_port, report_nothing
+from routerlib.engine_process import (
+    EngineProcess,
+    Report,
+    choose_port,
+    report_nothing,
+    signals_raise,
+)
 from routerlib.errors import ServerError, WeightsError
 from routerlib.models.openai_compatible import Prefill
 from routerlib.paths import get_cache_dir
@@ -83,7 +86,7 @@ def serve_local(
         cache_dir=cache_dir,
         report=report,
     )
-    with _ends_as_exit(), process:
+    with signals_raise(lambda number: SystemExit(128 + number)), process:
         process.wait_until_healthy(timeout_s, report)
         yield process
 
@@ -142,25 +145,3 @@ def _list_cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
-
-
-@contextmanager
-def _ends_as_exit() -> Iterator[None]:
-    """Make SIGTERM and a closed terminal leave the context by ``SystemExit``, so that what is in it
-    is stopped. A signal that is ignored (``nohup``) stays ignored."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
