@@ -3,12 +3,12 @@
 #   PYTHON       the interpreter that .venv is made from (default: the first one found >= 3.11)
 #   TORCH_INDEX  a package index to take torch from, e.g. https://download.pytorch.org/whl/cpu:
 #                on Linux the default build of torch brings about 3 GB of CUDA libraries
-#   ARGS         further arguments of `make collect`, `make serve-local` and `make lock`
+#   ARGS         further arguments of `make collect`, `serve-local`, `bench` and `lock`
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .DELETE_ON_ERROR:
-.PHONY: help setup reproduce verify db collect serve-local lab test check lock clean
+.PHONY: help setup reproduce verify db collect serve-local lab test check bench lock clean
 
 IS_SUPPORTED := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -98,6 +98,9 @@ check: $(INSTALLED) ## ruff and mypy --strict
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+bench: $(INSTALLED) ## measure collector and store: a table, and build/bench.json (ARGS="prefix-cache")
+	$(PY) -m bench $(ARGS)
 
 lock: $(INSTALLED) ## resolve requirements.lock again (ARGS=--upgrade for newer versions)
 	.venv/bin/uv pip compile --quiet $(ARGS) pyproject.toml --output-file requirements.lock

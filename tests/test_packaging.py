@@ -138,7 +138,7 @@ def test_continuous_integration_runs_make_test() -> None:
 
 
 TARGETS = ["help", "setup", "reproduce", "verify", "db", "collect", "serve-local", "lab", "test",
-           "check", "lock", "clean"]  # fmt: skip
+           "check", "bench", "lock", "clean"]  # fmt: skip
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
