@@ -11,14 +11,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from bench.collector_overhead import CollectorSettings, measure_collector
 from bench.measurement import Measurement, render_table
 from bench.prefix_cache import measure_prefix_cache
 from routerlib import paths
+from routerlib.serve import ENGINES
 
+COLLECTOR = CollectorSettings()
 Benchmark = Callable[[argparse.Namespace], list[Measurement]]
 
 BENCHMARKS: dict[str, Benchmark] = {
     "prefix-cache": lambda options: measure_prefix_cache(options.traces),
+    "collector": lambda options: measure_collector(
+        CollectorSettings(
+            base_url=options.base_url,
+            engine=options.engine,
+            model=options.model,
+            delay_s=options.delay,
+            concurrency=options.concurrency,
+            problems=options.problems,
+        )
+    ),
 }
 
 
@@ -27,6 +40,19 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"all by default: {', '.join(BENCHMARKS)}")
     parser.add_argument("--traces", type=Path, default=paths.TRACES, help="the recorded store")
+    server = parser.add_argument_group("collector", "a scripted server answers unless one is named")
+    server.add_argument("--base-url", help="a server that runs, up to and with /v1")
+    server.add_argument("--engine", choices=ENGINES, help="start this engine")
+    server.add_argument("--model", default=COLLECTOR.model, help="name of the weights")
+    server.add_argument(
+        "--delay", type=float, default=COLLECTOR.delay_s, help="seconds of a scripted answer"
+    )
+    server.add_argument(
+        "--concurrency", type=int, default=COLLECTOR.concurrency, help="calls in flight"
+    )
+    server.add_argument(
+        "--problems", type=int, default=COLLECTOR.problems, help="problems of one set"
+    )
     parser.add_argument("--output", type=Path, default=paths.BUILD / "bench.json")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in BENCHMARKS]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as command
+from bench.collector_overhead import CollectorSettings, measure_collector
 from bench.measurement import Measurement, render_table
 from bench.prefix_cache import measure_prefix_cache, simulate
 from bench.prompt_tree import Call, count_unique_tokens, group_lengths
@@ -63,3 +64,10 @@ def test_command_writes_all_numbers(
     with pytest.raises(SystemExit):
         command.main(["nothing"])
     assert "unknown benchmark 'nothing': choose from prefix-cache" in capsys.readouterr().err
+
+
+def test_collector_and_bare_loop_ask_the_same() -> None:
+    settings = CollectorSettings(delay_s=0.0, concurrency=4, problems=2, depth=2, repetitions=2)
+    (found,) = measure_collector(settings)
+    assert found.detail["calls"]["collector"] == found.detail["calls"]["bare"][::-1]
+    assert found.value > 0
