@@ -32,6 +32,28 @@ def test_the_tracked_numbers_are_those_of_the_main_results() -> None:
         assert numbers[row.router][row.metric]["value"] == pytest.approx(row.value, abs=1e-6)
 
 
+# What the prose below the table says of the learned router's area, rival by rival.
+SAID_OF_THE_AREA = {
+    "first-token entropy": "higher",
+    "confidence mixture": "higher",
+    "draft mean log-probability": "higher",
+    "draft min log-probability": "higher",
+    "random": "higher",
+    "problem length": "not distinguishable",
+    "query-level classifier": "not distinguishable",
+}
+
+
+def test_the_readme_says_what_the_paired_differences_say() -> None:
+    """When this fails, the sentence about the learned policy in the README needs another look."""
+    differences = json.loads(NUMBERS.read_text(encoding="utf-8"))["differences"]
+    for rival, verdict in SAID_OF_THE_AREA.items():
+        assert differences[f"learned (before) - {rival}"]["area"]["verdict"] == verdict, rival
+    prose = " ".join(README.read_text(encoding="utf-8").split())
+    assert "above that of every threshold on confidence and above the coin" in prose
+    assert "not distinguishable from sending short problems to the large model" in prose
+
+
 def test_a_changed_number_changes_the_readme(tmp_path: Path) -> None:
     numbers = json.loads(NUMBERS.read_text(encoding="utf-8"))
     numbers["results"]["always large"]["accuracy"]["value"] = 0.123
