@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from routerlib.features import Observations
-from routerlib.policies.protocol import Floats, stack_probabilities
+from routerlib.policies.protocol import Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +49,8 @@ class ConfidenceMixturePolicy:
         known = np.isfinite(confidence)
         distance = (confidence[known, None] - self.means) ** 2 / self.variances
         log_density = np.log(self.shares) - 0.5 * (np.log(self.variances) + distance)
-        unsure = np.full(len(confidence), self.shares[0])
-        unsure[known] = np.exp(-np.logaddexp(0.0, log_density[:, 1] - log_density[:, 0]))
-        return stack_probabilities(unsure)
+        odds = log_density[:, 0] - log_density[:, 1]
+        probabilities = np.tile(self.shares[::-1], (len(confidence), 1))
+        # Each column by itself: 1 - p would be 0 at most steps and their order be lost.
+        probabilities[known] = np.exp(-np.logaddexp(0.0, np.stack((odds, -odds), axis=1)))
+        return probabilities

@@ -11,15 +11,18 @@ from numpy.typing import NDArray
 
 from routerlib.lattice import Lattice
 from routerlib.policies.mixture import ConfidenceMixturePolicy
+from routerlib.policies.ranking import RankedPolicy, rank_policy
 
 N_STARTS = 5
 
 
-def train_confidence_mixture(lattice: Lattice, *, seed: int = 0) -> ConfidenceMixturePolicy:
+def train_confidence_mixture(lattice: Lattice, *, seed: int = 0) -> RankedPolicy:
     """Fit a two-component mixture to the small model's confidence at each step of its own paths.
 
-    scikit-learn's expectation maximisation, best of ``N_STARTS`` starts. ValueError for other than
-    two models, or when fewer than two different confidences were recorded.
+    scikit-learn's expectation maximisation, best of ``N_STARTS`` starts. The posterior is near 0
+    or 1 at most steps, so it is ranked among these steps, as learned policies are.
+    ValueError for other than two models, or when fewer than two different confidences were
+    recorded.
     """
     from sklearn.mixture import GaussianMixture
 
@@ -28,7 +31,8 @@ def train_confidence_mixture(lattice: Lattice, *, seed: int = 0) -> ConfidenceMi
             f"the mixture chooses between two models and this lattice has {lattice.n_models}: "
             "build it with a pair"
         )
-    seen = lattice.observe("probe").column("probe_top_logprob")[list_own_nodes(lattice, 0)]
+    own = lattice.observe("probe").rows(list_own_nodes(lattice, 0))
+    seen = own.column("probe_top_logprob")
     confidence = np.exp(seen[np.isfinite(seen)])
     if len(np.unique(confidence)) < 2:
         raise ValueError(
@@ -38,12 +42,13 @@ def train_confidence_mixture(lattice: Lattice, *, seed: int = 0) -> ConfidenceMi
     mixture = GaussianMixture(n_components=2, n_init=N_STARTS, random_state=seed)
     mixture.fit(confidence[:, None])
     order = np.argsort(mixture.means_[:, 0], kind="stable")
-    return ConfidenceMixturePolicy(
+    policy = ConfidenceMixturePolicy(
         shares=np.asarray(mixture.weights_[order]),
         means=np.asarray(mixture.means_[order, 0]),
         variances=np.asarray(mixture.covariances_[order, 0, 0]),
         config={"seed": seed, "n_steps": len(confidence)},
     )
+    return rank_policy(policy, own, np.ones(len(own)))
 
 
 def list_own_nodes(lattice: Lattice, action: int) -> NDArray[np.int64]:
