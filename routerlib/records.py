@@ -195,14 +195,51 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """A behaviour policy's decision in a rollout: it chose the model of this step with this
+    probability, in (0, 1]. ``behaviour`` names the policy with its parameters."""
+
+    step_id: str
+    behaviour: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
-    """A judge's score in [0, 1] of a recorded step, and the tokens that scoring took."""
+    """A judge's score in [0, 1] of a recorded step, and the tokens that scoring took.
+
+    ``question`` names what was asked and how, with its version. ``prompt_tokens`` includes
+    ``shared_prompt_tokens``, the part of the prompt that all problems share.
+    """
 
     step_id: str
     judge_model_id: str
+    question: str
     score: float
     prompt_tokens: int
+    shared_prompt_tokens: int
     completion_tokens: int
+    latency_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScore:
+    """How well a model predicts the text of a problem: the sum of the log-probabilities of its
+    ``tokens`` tokens but the first, the text standing alone, without a chat template."""
+
+    problem_id: str
+    model_id: str
+    tokens: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemText:
+    """Text and gold answer of a generated problem, which no licence keeps from being stored."""
+
+    problem_id: str
+    text: str
+    answer: str
 
 
 @dataclass(frozen=True, slots=True)

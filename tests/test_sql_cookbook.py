@@ -13,7 +13,7 @@ from tiny import LARGE, SMALL, TEXTS, make_card, make_problems, make_state, make
 
 from routerlib import paths
 from routerlib.metrics import compute_wilson_interval
-from routerlib.records import Judgement
+from routerlib.records import Choice, Judgement, ProblemText, PromptScore
 from routerlib.store import TraceWriter, query
 from routerlib.store.database import HELPER_VIEWS
 from routerlib.store.schema import TABLES
@@ -80,12 +80,26 @@ def test_what_may_be_empty_is_not_when_there_is_something(tiny_store: Path) -> N
         writer.add_model(make_card("judge"))
         writer.add_step(failed)
         for step_id, score in zip(judged, (0.3, 0.9), strict=True):
-            writer.add_judgement(Judgement(step_id, "judge", score, 10, 1))
-    errors, bands = (
+            writer.add_judgement(Judgement(step_id, "judge", "useful", score, 10, 0, 1))
+        answered = make_state(problem, "2 + 3 = 5\nAnswer: 5", is_terminal=True)
+        writer.add_state(answered)
+        for model_id, before, after in ((SMALL, root, first), (LARGE, first, answered)):
+            step = make_step(before, after, model_id, sample_index=2, temperature=0.7)
+            writer.add_step(step)
+            writer.add_choice(Choice(step.id, "random", 0.5))
+        writer.add_prompt_score(PromptScore(problem.id, SMALL, 5, -8.0))
+        writer.add_problem_text(ProblemText(problem.id, problem.text, problem.answer))
+    errors, bands, rollouts, surprises, texts = (
         query(tiny_store, recipe.sql).values.tolist() for recipe in RECIPES if recipe.may_be_empty
     )
     assert errors == [[SMALL, "TransientModelError", 1, 1]]
-    assert bands == [["judge", pytest.approx(0.2), 1, 0.0], ["judge", pytest.approx(0.8), 1, 1.0]]
+    assert bands == [
+        ["judge", "useful", pytest.approx(0.2), 1, 0.0],
+        ["judge", "useful", pytest.approx(0.8), 1, 1.0],
+    ]
+    assert rollouts == [["tiny", "test", "random", 1, 2.0, 0.5, 1.0]]
+    assert surprises == [["tiny", "test", SMALL, False, 1, 2.0]]
+    assert texts == [["tiny", "test", problem.id, problem.text, problem.answer]]
 
 
 def test_queries_stand_between_the_quotes_of_a_shell() -> None:

@@ -257,7 +257,7 @@ def test_query_reads_only(tiny_store: Path, sql: str) -> None:
 def test_query_says_what_is_wrong(tiny_store: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="one SQL statement, got 2"):
         query(tiny_store, "SELECT 1; DROP VIEW steps")
-    with pytest.raises(StoreError, match=r"(?s)stepz.*tables are problems, models"):
+    with pytest.raises(StoreError, match=r"(?s)stepz.*tables are problems, problem_texts"):
         query(tiny_store, "SELECT * FROM stepz")
     (tmp_path / "secret.csv").write_text("a\n1\n")
     with pytest.raises(StoreError, match="disabled by configuration"):

@@ -91,7 +91,7 @@ def test_failures_and_judgements_are_known(tmp_path: Path) -> None:
     before, after = make_state(make_problems()[0], ""), make_state(make_problems()[0], "2\n")
     failed = replace(make_step(before, None, SMALL), error="ModelError: no")
     step = replace(make_step(before, after, SMALL), attempt=2)
-    judgement = Judgement(step.id, SMALL, 0.5, 10, 1)
+    judgement = Judgement(step.id, SMALL, "useful", 0.5, 10, 0, 1)
     with TraceWriter(tmp_path) as writer:
         add_records(writer, [*RECORDS[:7], after, failed, replace(failed, attempt=1), step])
         writer.add_judgement(judgement)
@@ -99,8 +99,8 @@ def test_failures_and_judgements_are_known(tmp_path: Path) -> None:
         index = open_index(root, IDS[:1])
         assert index.failures == Counter({step.id: 2})
         assert index.next_state_ids == {step.id: after.id}
-        assert index.judgements == {(step.id, SMALL): judgement}
-        assert not open_index(root, IDS[1:]).judgements
+        assert index.remarks["judgements"] == {(step.id, SMALL, "useful"): judgement}
+        assert not open_index(root, IDS[1:]).remarks["judgements"]
         compact(root)
 
 

@@ -19,7 +19,7 @@ from routerlib.errors import (
     SchemaVersionError,
     StoreError,
 )
-from routerlib.records import Judgement, State, Step
+from routerlib.records import Choice, Judgement, ProblemText, PromptScore, State, Step
 from routerlib.store import TraceWriter, compact, load_table, verify
 from routerlib.store.files import make_shard_name, read_parquet, write_parquet
 from routerlib.store.links import find_row_problems
@@ -243,9 +243,34 @@ OTHER_PROBLEM = make_state(make_problems()[1], "2 + 3 = 5\n")
         (change("runs", configuration="{}"), "is not JSON with a text 'delimiter'"),
         (change("runs", configuration="no"), "is not JSON with a text 'delimiter'"),
         (change("runs", configuration='{"delimiter": "x"}'), "its content has the id"),
-        (add("judgements", Judgement("gone", "tiny-small", 0.5, 1, 1)), "has no successful row"),
-        (add("judgements", Judgement(FIRST_STEP.id, "no", 0.5, 1, 1)), "not a row of models"),
-        (add("judgements", Judgement(FIRST_STEP.id, "tiny-small", 2, 1, 1)), "has score 2"),
+        (
+            add("judgements", Judgement("gone", "tiny-small", "useful", 0.5, 1, 0, 1)),
+            "has no successful row",
+        ),
+        (
+            add("judgements", Judgement(FIRST_STEP.id, "no", "useful", 0.5, 1, 0, 1)),
+            "not a row of models",
+        ),
+        (
+            add("judgements", Judgement(FIRST_STEP.id, "tiny-small", "useful", 2, 1, 0, 1)),
+            "score 2",
+        ),
+        (
+            add("judgements", Judgement(FIRST_STEP.id, "tiny-small", "useful", 1, -1, 0, 1)),
+            "has prompt_tokens -1",
+        ),
+        (add("choices", Choice("gone", "random", 0.5)), "has no successful row"),
+        (add("choices", Choice(FIRST_STEP.id, "random", 0)), "has probability 0, outside (0, 1]"),
+        (add("prompt_scores", PromptScore("gone", "tiny-small", 3, -1.0)), "not a row of problems"),
+        (
+            add("prompt_scores", PromptScore(FIRST_STEP.problem_id, "tiny-small", 3, 1.0)),
+            "log-probability 1.0 over 3",
+        ),
+        (add("problem_texts", ProblemText("gone", "?", "1")), "not a row of problems"),
+        (
+            add("problem_texts", ProblemText(FIRST_STEP.problem_id, "Another?", "1")),
+            "is not the text whose SHA-256",
+        ),
     ],
 )
 def test_rows_that_do_not_fit(damage: Callable[[Tables], None], expected: str) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -25,8 +25,8 @@ from tiny import (
 )
 
 from routerlib.errors import StoreError
-from routerlib.records import Judgement, State, Step
-from routerlib.store import TraceWriter, compact, load_table, verify
+from routerlib.records import Choice, Judgement, ProblemText, PromptScore, State, Step
+from routerlib.store import TraceWriter, compact, copy_problems, load_table, verify
 from routerlib.store.files import list_files
 from routerlib.store.schema import TABLES
 
@@ -77,7 +77,13 @@ def test_equal_rows_are_added_once(tmp_path: Path) -> None:
         with start(tmp_path) as writer:
             add_records(writer, [make_card(SMALL), make_problem_row(PROBLEM), FIRST, make_run()])
             writer.add_state(replace(FIRST, depth=7))
-    assert [count_rows(tmp_path, name) for name in TABLES] == [1, 1, 1, 2, 0, 0]
+    counts = {name: count_rows(tmp_path, name) for name in TABLES}
+    assert {name: count for name, count in counts.items() if count} == {
+        "problems": 1,
+        "models": 1,
+        "runs": 1,
+        "states": 2,
+    }
     assert load_table(tmp_path, "states")["depth"].to_pylist() == [0, 1]
 
 
@@ -127,7 +133,7 @@ def test_a_second_success_is_refused(tmp_path: Path) -> None:
 
 
 def test_links_of_states_and_judgements_are_checked(tmp_path: Path) -> None:
-    judgement = Judgement(STEP.id, SMALL, 0.5, 10, 1)
+    judgement = Judgement(STEP.id, SMALL, "useful", 0.5, 10, 0, 1)
     with start(tmp_path) as writer:
         with pytest.raises(StoreError, match="not a row of problems"):
             writer.add_state(replace(FIRST, id="x", problem_id="no"))
@@ -142,6 +148,40 @@ def test_links_of_states_and_judgements_are_checked(tmp_path: Path) -> None:
             writer.add_judgement(replace(judgement, score=0.75))
     assert load_table(tmp_path, "judgements")["score"].to_pylist() == [0.5]
     assert verify(tmp_path) == []
+
+
+def test_remarks_are_checked_kept_and_copied(tmp_path: Path) -> None:
+    """Choices, prompt scores and problem texts: each needs its target and is added once."""
+    choice, score = Choice(STEP.id, "random", 0.5), PromptScore(PROBLEM.id, SMALL, 12, -30.5)
+    text = ProblemText(PROBLEM.id, PROBLEM.text, PROBLEM.answer)
+    with start(tmp_path / "a") as writer:
+        with pytest.raises(StoreError, match="no successful step"):
+            writer.add_choice(choice)
+        with pytest.raises(StoreError, match="not a row of models"):
+            writer.add_prompt_score(replace(score, model_id=LARGE))
+        with pytest.raises(StoreError, match="is not the text that was recorded: 'Another"):
+            writer.add_problem_text(replace(text, text="Another one."))
+        writer.add_step(STEP)
+        for _ in range(2):
+            writer.add_choice(choice)
+            writer.add_prompt_score(score)
+            writer.add_problem_text(text)
+    for changed, add in (
+        (replace(choice, probability=0.25), "add_choice"),
+        (replace(score, logprob=-1.0), "add_prompt_score"),
+        (replace(text, answer="no"), "add_problem_text"),
+    ):
+        with (
+            TraceWriter(tmp_path / "a") as writer,
+            pytest.raises(StoreError, match="other content"),
+        ):
+            getattr(writer, add)(changed)
+    copy_problems(tmp_path / "a", tmp_path / "b", [PROBLEM.id])
+    for root in (tmp_path / "a", tmp_path / "b"):
+        assert load_table(root, "choices").to_pylist() == [asdict(choice)]
+        assert load_table(root, "prompt_scores").to_pylist() == [asdict(score)]
+        assert load_table(root, "problem_texts").to_pylist() == [asdict(text)]
+        assert verify(root) == []
 
 
 def test_flushes_by_rows(tmp_path: Path) -> None:
@@ -170,7 +210,14 @@ def test_rows_wait_when_writing_fails(tmp_path: Path) -> None:
         writer.flush()
     (tmp_path / "steps").unlink()
     writer.close()
-    assert [count_rows(tmp_path, name) for name in TABLES] == [1, 1, 1, 2, 1, 0]
+    counts = {name: count_rows(tmp_path, name) for name in TABLES}
+    assert {name: count for name, count in counts.items() if count} == {
+        "problems": 1,
+        "models": 1,
+        "runs": 1,
+        "states": 2,
+        "steps": 1,
+    }
     assert verify(tmp_path) == []
 
 
@@ -275,9 +322,9 @@ def test_checks_are_exact_for_problems_that_were_not_opened(tmp_path: Path) -> N
     with TraceWriter(tmp_path) as writer, pytest.raises(StoreError, match="with other content"):
         writer.add_state(replace(FIRST, text="changed"))
     with TraceWriter(tmp_path) as writer:
-        writer.add_judgement(Judgement(STEP.id, SMALL, 0.5, 10, 1))
+        writer.add_judgement(Judgement(STEP.id, SMALL, "useful", 0.5, 10, 0, 1))
     with TraceWriter(tmp_path) as writer, pytest.raises(StoreError, match="with other content"):
-        writer.add_judgement(Judgement(STEP.id, SMALL, 0.25, 10, 1))
+        writer.add_judgement(Judgement(STEP.id, SMALL, "useful", 0.25, 10, 0, 1))
     with TraceWriter(tmp_path) as writer:
         assert writer.get_next_state(STEP.id) is None  # of a problem that is not open
         writer.open_problems([PROBLEM.id])

@@ -18,18 +18,23 @@ from typing import TypeVar
 import pyarrow.compute as pc
 
 from routerlib.errors import StoreError
-from routerlib.records import Judgement, ProblemRow, State
+from routerlib.records import ProblemRow, State
 from routerlib.store.files import check_file, iterate_tables, list_files, read_parquet
 from routerlib.store.reading import check_store
-from routerlib.store.schema import TABLES, Row, make_record
+from routerlib.store.schema import TABLES, Record, Row, get_key, make_record
 
 _Key = TypeVar("_Key")
 _Record = TypeVar("_Record")
 _STEP_COLUMNS = ("id", "attempt", "error", "next_state_id")
+# Tables whose rows say something of a problem or a step, and the column that names which one.
+_OF_PROBLEMS = {"problem_texts": "problem_id", "prompt_scores": "problem_id"}
+_OF_STEPS = {"choices": "step_id", "judgements": "step_id"}
+REMARKS = (*_OF_PROBLEMS, *_OF_STEPS)
 
 
 class TraceIndex:
-    """The states, steps and judgements of the problems that were opened.
+    """The states and steps of the problems that were opened, and what is said of them:
+    ``remarks`` maps a table to its records by their keys.
 
     Invariant: of an open problem everything is known, of any other one nothing. A store that does
     not exist yet has nothing. Raises StoreError when rows conflict, and the errors of
@@ -46,7 +51,7 @@ class TraceIndex:
         self._opened: set[str] = set()
         self.problems: dict[str, ProblemRow] = {}
         self.states: dict[str, State] = {}
-        self.judgements: dict[tuple[str, str], Judgement] = {}
+        self.remarks: dict[str, dict[tuple[str, ...], Record]] = {name: {} for name in REMARKS}
         self.next_state_ids: dict[str, str] = {}
         self.failures: Counter[str] = Counter()
 
@@ -61,10 +66,11 @@ class TraceIndex:
         for row in self._iterate("states", None, "problem_id", new):
             self._add_state(make_record("states", row))
         step_ids = self._add_steps(list(self._iterate("steps", _STEP_COLUMNS, "problem_id", new)))
-        for row in self._iterate("judgements", None, "step_id", step_ids):
-            judgement: Judgement = make_record("judgements", row)
-            key = (judgement.step_id, judgement.judge_model_id)
-            _add_once("judgements", self.judgements, key, judgement)
+        for wanted, tables in ((new, _OF_PROBLEMS), (step_ids, _OF_STEPS)):
+            for name, column in tables.items():
+                for row in self._iterate(name, None, column, wanted):
+                    record: Record = make_record(name, row)
+                    _add_once(name, self.remarks[name], get_key(name, record), record)
         self._opened |= new
 
     def open_all(self) -> None:

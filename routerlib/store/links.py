@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from routerlib.records import compute_state_id, compute_step_id
+from routerlib.records import compute_state_id, compute_step_id, compute_text_sha256
 from routerlib.store.schema import PRIMARY_KEYS, Row
 
 _RECORD_AGAIN = "restore the files from version control, or delete the row's file and record again"
@@ -61,6 +61,13 @@ def find_row_problems(rows: Mapping[str, Sequence[Row] | None]) -> list[str]:
     for judgement in rows["judgements"] or ():
         lines = _check_judgement(judgement, index, None if rows["steps"] is None else successes)
         found += _explain("judgements", judgement["step_id"], lines)
+    for choice in rows["choices"] or ():
+        lines = _check_choice(choice, None if rows["steps"] is None else successes)
+        found += _explain("choices", choice["step_id"], lines)
+    for score in rows["prompt_scores"] or ():
+        found += _explain("prompt_scores", score["problem_id"], _check_prompt_score(score, index))
+    for text in rows["problem_texts"] or ():
+        found += _explain("problem_texts", text["problem_id"], _check_problem_text(text, index))
     return found
 
 
@@ -199,5 +206,30 @@ def _check_judgement(judgement: Row, index: _Index, successes: set[str] | None) 
     yield from _find_missing("models", judgement["judge_model_id"], index.models)
     if successes is not None and judgement["step_id"] not in successes:
         yield f"scores step {judgement['step_id']!r}, which has no successful row"
+    for column in ("prompt_tokens", "shared_prompt_tokens", "completion_tokens"):
+        if judgement[column] < 0:
+            yield f"has {column} {judgement[column]}"
     if not 0 <= judgement["score"] <= 1:
         yield f"has score {judgement['score']}, outside [0, 1]"
+
+
+def _check_choice(choice: Row, successes: set[str] | None) -> Iterator[str]:
+    if successes is not None and choice["step_id"] not in successes:
+        yield f"chose step {choice['step_id']!r}, which has no successful row"
+    if not 0 < choice["probability"] <= 1:
+        yield f"has probability {choice['probability']}, outside (0, 1]"
+
+
+def _check_prompt_score(score: Row, index: _Index) -> Iterator[str]:
+    yield from _find_missing("problems", score["problem_id"], index.problems)
+    yield from _find_missing("models", score["model_id"], index.models)
+    if score["tokens"] < 1 or not -float("inf") < score["logprob"] <= 0:
+        yield f"has log-probability {score['logprob']} over {score['tokens']} tokens"
+
+
+def _check_problem_text(text: Row, index: _Index) -> Iterator[str]:
+    yield from _find_missing("problems", text["problem_id"], index.problems)
+    if index.problems is None or text["problem_id"] not in index.problems:
+        return
+    if index.problems[text["problem_id"]]["text_sha256"] != compute_text_sha256(text["text"]):
+        yield "is not the text whose SHA-256 its problem has"

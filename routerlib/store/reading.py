@@ -28,7 +28,9 @@ JOURNAL_NAME = "compaction.json"
 
 _ORDER = {
     "problems": ("id",),
+    "problem_texts": ("problem_id",),
     "models": ("id",),
+    "prompt_scores": ("problem_id", "model_id"),
     "runs": ("started_at", "id"),
     "states": ("problem_id", "depth", "id"),
     "steps": (
@@ -41,7 +43,8 @@ _ORDER = {
         "id",
         "attempt",
     ),
-    "judgements": ("step_id", "judge_model_id"),
+    "choices": ("step_id", "behaviour"),
+    "judgements": ("step_id", "judge_model_id", "question"),
 }
 
 

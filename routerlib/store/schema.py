@@ -18,15 +18,20 @@ import pyarrow as pa
 from routerlib.errors import StoreError
 from routerlib.records import (
     SCHEMA_VERSION,
+    Choice,
     Judgement,
     ModelCard,
     ProblemRow,
+    ProblemText,
+    PromptScore,
     Run,
     State,
     Step,
 )
 
-Record: TypeAlias = ProblemRow | ModelCard | State | Step | Judgement | Run
+Record: TypeAlias = (
+    ProblemRow | ProblemText | ModelCard | PromptScore | State | Step | Choice | Judgement | Run
+)
 Row: TypeAlias = dict[str, Any]
 
 DECIMALS = 4
@@ -35,21 +40,27 @@ FEATURE_PREFIX = "feature_"
 # In the order in which they are written: a row's targets come before it.
 RECORDS: Mapping[str, type[Any]] = {
     "problems": ProblemRow,
+    "problem_texts": ProblemText,
     "models": ModelCard,
+    "prompt_scores": PromptScore,
     "runs": Run,
     "states": State,
     "steps": Step,
+    "choices": Choice,
     "judgements": Judgement,
 }
 TABLES: tuple[str, ...] = tuple(RECORDS)
 
 PRIMARY_KEYS: Mapping[str, tuple[str, ...]] = {
     "problems": ("id",),
+    "problem_texts": ("problem_id",),
     "models": ("id",),
+    "prompt_scores": ("problem_id", "model_id"),
     "runs": ("id",),
     "states": ("id",),
     "steps": ("id", "attempt"),
-    "judgements": ("step_id", "judge_model_id"),
+    "choices": ("step_id", "behaviour"),
+    "judgements": ("step_id", "judge_model_id", "question"),
 }
 
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int32(), pa.float64(), pa.bool_()
@@ -68,6 +79,17 @@ _COLUMNS: Mapping[str, Mapping[str, pa.DataType | tuple[pa.DataType, None]]] = {
         "text_sha256": _TEXT,
         "subject": (_TEXT, None),
         "level": (_TEXT, None),
+    },
+    "problem_texts": {
+        "problem_id": _TEXT,
+        "text": _TEXT,
+        "answer": _TEXT,
+    },
+    "prompt_scores": {
+        "problem_id": _TEXT,
+        "model_id": _TEXT,
+        "tokens": _WHOLE,
+        "logprob": _REAL,
     },
     "models": {
         "id": _TEXT,
@@ -134,14 +156,27 @@ _COLUMNS: Mapping[str, Mapping[str, pa.DataType | tuple[pa.DataType, None]]] = {
         "request_id": (_TEXT, None),
         "error": (_TEXT, None),
     },
+    "choices": {
+        "step_id": _TEXT,
+        "behaviour": _TEXT,
+        "probability": _REAL,
+    },
     "judgements": {
         "step_id": _TEXT,
         "judge_model_id": _TEXT,
+        "question": _TEXT,
         "score": _REAL,
         "prompt_tokens": _WHOLE,
+        "shared_prompt_tokens": _WHOLE,
         "completion_tokens": _WHOLE,
+        "latency_s": pa.float32(),
     },
 }
+
+
+def get_key(name: str, record: Record) -> tuple[str, ...]:
+    """Return what tells a record of a table from the others: its primary key's values."""
+    return tuple(getattr(record, column) for column in PRIMARY_KEYS[name])
 
 
 def check_table_name(name: str) -> None:
@@ -153,8 +188,8 @@ def check_table_name(name: str) -> None:
 def make_schema(name: str, features: Iterable[str] = ()) -> pa.Schema:
     """Return a table's Arrow schema. ``features`` names the problem features, for ``problems``.
 
-    >>> make_schema("judgements").names
-    ['step_id', 'judge_model_id', 'score', 'prompt_tokens', 'completion_tokens']
+    >>> make_schema("choices").names
+    ['step_id', 'behaviour', 'probability']
     """
     check_table_name(name)
     return _make_schema(name, tuple(sorted(set(features))))
@@ -188,6 +223,8 @@ def make_row(record: Record) -> Row:
         row["first_token_texts"] = [text for text, _ in top]
         row["first_token_logprobs"] = [round(value, DECIMALS) for _, value in top]
         row["latency_s"] = round(record.latency_s, DECIMALS)
+    elif isinstance(record, Judgement):
+        row["latency_s"] = round(record.latency_s, DECIMALS)
     return row
 
 
@@ -202,6 +239,8 @@ def make_record(name: str, row: Row) -> Any:
         texts, logprobs = values.pop("first_token_texts"), values.pop("first_token_logprobs")
         values["first_token_top"] = tuple(zip(texts, map(_round, logprobs), strict=True))
         values["token_logprobs"] = tuple(map(_round, values["token_logprobs"]))
+        values["latency_s"] = _round(values["latency_s"])
+    elif name == "judgements":
         values["latency_s"] = _round(values["latency_s"])
     return RECORDS[name](**values)
 

@@ -41,6 +41,15 @@ def copy_problems(root: Path, target: Path, problem_ids: Sequence[str]) -> None:
             writer.add_state(state)
         for step in steps:
             writer.add_step(step)
+        for text in _load_records(root, "problem_texts", in_wanted):
+            writer.add_problem_text(text)
+        for score in _load_records(root, "prompt_scores", in_wanted):
+            writer.add_prompt_score(score)
+        of_steps = pc.field("step_id").isin({step.id for step in steps})
+        for choice in _load_records(root, "choices", of_steps):
+            writer.add_choice(choice)
+        for judgement in _load_records(root, "judgements", of_steps):
+            writer.add_judgement(judgement)
     compact(target)
 
 

@@ -16,10 +16,21 @@ from types import TracebackType
 from typing import Any, Self
 
 from routerlib.errors import StoreError
-from routerlib.records import Judgement, ModelCard, ProblemRow, Run, State, Step
+from routerlib.records import (
+    Choice,
+    Judgement,
+    ModelCard,
+    ProblemRow,
+    ProblemText,
+    PromptScore,
+    Run,
+    State,
+    Step,
+    compute_text_sha256,
+)
 from routerlib.store.compaction import recover
 from routerlib.store.files import StoreLock, named_write_errors, read_parquet, sync, write_parquet
-from routerlib.store.index import TraceIndex
+from routerlib.store.index import REMARKS, TraceIndex
 from routerlib.store.journal import Journal, recover_rows
 from routerlib.store.manifest import (
     Manifest,
@@ -31,7 +42,15 @@ from routerlib.store.manifest import (
     save_manifest,
 )
 from routerlib.store.reading import load_table
-from routerlib.store.schema import TABLES, Record, Row, make_record, make_row, make_table
+from routerlib.store.schema import (
+    TABLES,
+    Record,
+    Row,
+    get_key,
+    make_record,
+    make_row,
+    make_table,
+)
 
 _SETTING_COLUMNS = ("prompt_version", "kind", "temperature", "max_tokens")
 
@@ -69,7 +88,7 @@ class TraceWriter:
                 "models": _load_records(self.root, "models"),
                 "runs": _load_records(self.root, "runs"),
                 "states": self._index.states,
-                "judgements": self._index.judgements,
+                **self._index.remarks,
             }
         except BaseException:
             self._lock.release()
@@ -136,10 +155,43 @@ class TraceWriter:
         step did not succeed or the judge was not added."""
         owner = f"judgement of step {judgement.step_id}"
         self._require("models", judgement.judge_model_id, owner)
-        self._index.open_step(judgement.step_id)
-        if judgement.step_id not in self._index.next_state_ids:
-            raise StoreError(f"{owner}: there is no successful step of that id; add it first")
+        self._require_success(judgement.step_id, owner)
         self._add_once("judgements", judgement)
+
+    def has_judgement(self, step_id: str, judge_model_id: str, question: str) -> bool:
+        """Say whether a step of an open problem was judged."""
+        return (step_id, judge_model_id, question) in self._records["judgements"]
+
+    def add_choice(self, choice: Choice) -> None:
+        """Add a behaviour policy's decision; nothing happens when it is there. Raises StoreError
+        if it differs, or the step did not succeed."""
+        self._require_success(choice.step_id, f"choice of step {choice.step_id}")
+        self._add_once("choices", choice)
+
+    def add_problem_text(self, text: ProblemText) -> None:
+        """Add the text of a problem that may be stored; nothing happens when it is there. Raises
+        StoreError if the problem was not added, or its text has another SHA-256."""
+        owner = f"text of problem {text.problem_id}"
+        self.open_problems([text.problem_id])
+        self._require("problems", text.problem_id, owner)
+        known: ProblemRow = self._records["problems"][text.problem_id]
+        if known.text_sha256 != compute_text_sha256(text.text):
+            raise StoreError(f"{owner} is not the text that was recorded: {text.text!r:.80}")
+        self._add_once("problem_texts", text)
+
+    def add_prompt_score(self, score: PromptScore) -> None:
+        """Add how well a model predicts a problem's text; nothing happens when it is there. Raises
+        StoreError if it differs, or the problem or model was not added."""
+        owner = f"prompt score of problem {score.problem_id}"
+        self.open_problems([score.problem_id])
+        self._require("problems", score.problem_id, owner)
+        self._require("models", score.model_id, owner)
+        self._add_once("prompt_scores", score)
+
+    def _require_success(self, step_id: str, owner: str) -> None:
+        self._index.open_step(step_id)
+        if step_id not in self._index.next_state_ids:
+            raise StoreError(f"{owner}: there is no successful step of that id; add it first")
 
     def add_step(self, step: Step) -> None:
         """Add the outcome of a call, then flush if it is time.
@@ -201,7 +253,7 @@ class TraceWriter:
             raise StoreError(f"{owner} points at {key!r}, not a row of {name} yet: add it first")
 
     def _add_once(self, name: str, record: Record) -> None:
-        key = _get_key(record)
+        key = _get_key(name, record)
         known = self._records[name].get(key)
         if known is None:
             self._add(name, record)
@@ -214,7 +266,7 @@ class TraceWriter:
     def _add(self, name: str, record: Record) -> None:
         self._check_open()
         self._buffer(name, record)
-        self._records[name][_get_key(record)] = record
+        self._records[name][_get_key(name, record)] = record
 
     def _buffer(self, name: str, record: Record) -> None:
         """Keep a row for the next flush; one that could not be written is refused now."""
@@ -298,10 +350,10 @@ def _list_settings(
     return settings
 
 
-def _get_key(record: Record) -> Any:
-    if isinstance(record, Judgement):
-        return (record.step_id, record.judge_model_id)
-    return record.id
+def _get_key(name: str, record: Record) -> Any:
+    """The key under which ``_records`` holds a record: its id, where that alone is its key."""
+    key = get_key(name, record)
+    return key if name in REMARKS else key[0]
 
 
 def _get_content(record: Record) -> Row:
