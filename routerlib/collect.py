@@ -36,10 +36,11 @@ from routerlib.models.protocol import Model
 from routerlib.plans import (
     CollectConfig,
     Expansion,
-    get_plan_actions,
+    list_actions,
     list_expansions,
     make_expansion,
     make_root,
+    walk_expansions,
 )
 from routerlib.records import Completion, ModelCard, Problem, Run, State, Step, compute_id
 from routerlib.store import TraceWriter
@@ -154,6 +155,7 @@ class Collector:
             recorded_before=sum(recorded.values()),
             started=time.monotonic(),
         )
+        self._write_choices(problems)
         if not missing:
             return self.report
         self._write_heads(problems)
@@ -177,30 +179,50 @@ class Collector:
             self.writer.add_problem(make_problem_row(problem))
             self._add_state(make_root(problem))
 
+    def _write_choices(self, problems: Sequence[Problem]) -> None:
+        """Write the choices behind recorded steps that a run which was killed did not write."""
+        if self.config.plan == "rollout":
+            walk = walk_expansions(
+                problems, self._model_ids, self.config, self.writer.get_next_state
+            )
+            for expansion, reached in walk:
+                if reached is not None and expansion.choice is not None:
+                    self.writer.add_choice(expansion.choice)
+
     async def _collect_chunk(self, problems: Sequence[Problem]) -> None:
-        frontiers = {problem.id: {"": make_root(problem)} for problem in problems}
+        """Record all that some problems miss, level by level. Each sample of a problem has a
+        frontier of its own: the open states of one depth, by their text."""
         by_id = {problem.id: problem for problem in problems}
+        samples = [(problem.id, sample) for problem in problems for sample in self.config.samples]
+        frontiers = {key: {"": make_root(by_id[key[0]])} for key in samples}
         failed: set[str] = set()
         done_before = self.report.problems_done
         for depth in range(self.config.depth + 1):
-            actions = get_plan_actions(self.config.plan, depth, self.config.depth, len(self.models))
             wanted = [
-                make_expansion(by_id[problem_id], state, action, self._model_ids, self.config)
-                for action in actions
-                for problem_id, frontier in frontiers.items()
+                make_expansion(
+                    by_id[problem_id],
+                    state,
+                    action,
+                    self._model_ids,
+                    self.config,
+                    sample_index=sample,
+                )
+                for (problem_id, sample), frontier in frontiers.items()
+                for action in list_actions(self.config, problem_id, sample, depth, len(self.models))
                 for state in frontier.values()
             ]
             await self._expand_level(
                 [e for e in wanted if self.writer.get_next_state(e.id) is None]
             )
-            frontiers = {problem.id: {} for problem in problems}
+            frontiers = {key: {} for key in samples}
             for expansion in wanted:
                 reached = self.writer.get_next_state(expansion.id)
                 if reached is None:
                     failed.add(expansion.problem.id)
                 elif not reached.is_terminal:
-                    frontiers[expansion.problem.id][reached.text] = reached
-            closed = {problem_id for problem_id, frontier in frontiers.items() if not frontier}
+                    key = (expansion.problem.id, expansion.sample_index)
+                    frontiers[key][reached.text] = reached
+            closed = by_id.keys() - {key[0] for key, frontier in frontiers.items() if frontier}
             self.report.problems_done = done_before + len(closed - failed)
             self._on_change(self.report)
 
@@ -258,6 +280,8 @@ class Collector:
         self._add_state(next_state)
         blank = self._make_blank_step(expansion)
         self.writer.add_step(fill_step(blank, completion, next_state, self.config))
+        if expansion.choice is not None:
+            self.writer.add_choice(expansion.choice)
         self.report.calls += 1
         self.report.retries += completion.retries
         self.report.completion_tokens += completion.completion_tokens

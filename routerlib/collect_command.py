@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from routerlib import paths
 from routerlib.errors import ModelError
+from routerlib.plans import PLANS
 from routerlib.prompts import PROMPTS
 from routerlib.serve import CONCURRENCY, ENGINE_PREFILL, ENGINES, serve_local
 from routerlib.weights import get_model_card, get_weights
@@ -40,7 +41,19 @@ def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
         "--limit", type=_at_least(1), default=12, help="problems, in the split's order"
     )
     command.add_argument("--data", type=Path, default=None, help="folder of benchmark files")
-    command.add_argument("--plan", choices=["lattice", "switch"], default="lattice")
+    command.add_argument("--plan", choices=PLANS, default="lattice")
+    command.add_argument(
+        "--temperature", type=float, default=0.0, help="0 takes the most probable token"
+    )
+    command.add_argument(
+        "--rollouts", type=_at_least(1), default=4, help="solutions of a problem (plan rollout)"
+    )
+    command.add_argument(
+        "--large-probability",
+        type=float,
+        default=0.5,
+        help="how often a rollout draws the dear model",
+    )
     command.add_argument(
         "--depth", type=_at_least(0), default=5, help="step decisions before the rest"
     )
@@ -94,10 +107,17 @@ def run_collect(options: argparse.Namespace) -> int:
     from routerlib.plans import CollectConfig, estimate
     from routerlib.store import TraceIndex, TraceWriter
 
+    rule = PROMPTS[options.prompt].step_rule
     config = CollectConfig(
         plan=options.plan,
         depth=options.depth,
         prompt_version=options.prompt,
+        delimiter=rule.delimiter,
+        max_step_tokens=rule.max_step_tokens,
+        max_tail_tokens=rule.max_tail_tokens,
+        temperature=options.temperature,
+        rollouts=options.rollouts,
+        large_probability=options.large_probability,
         concurrency=options.concurrency or CONCURRENCY[options.engine],
         shared_machine=not options.separate_machines,
         chunk_problems=options.chunk,

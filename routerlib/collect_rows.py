@@ -49,7 +49,7 @@ def make_request(expansion: Expansion, config: CollectConfig) -> Request:
             temperature=config.temperature,
             max_tokens=config.step_rule.get_max_tokens(expansion.kind),
             top_logprobs=config.top_logprobs,
-            seed=config.sample_index if config.temperature > 0 else None,
+            seed=expansion.sample_index if config.temperature > 0 else None,
         ),
         stop=(config.delimiter,) if expansion.kind == "step" else (),
     )
@@ -99,7 +99,7 @@ def make_blank_step(
         state_id=expansion.state.id,
         model_id=model_id,
         kind=expansion.kind,
-        sample_index=config.sample_index,
+        sample_index=expansion.sample_index,
         prompt_version=config.prompt_version,
         temperature=config.temperature,
         max_tokens=config.step_rule.get_max_tokens(expansion.kind),

@@ -8,16 +8,26 @@ recorded is never asked for again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from routerlib.prompts import PROMPTS
-from routerlib.records import Problem, State, StepKind, compute_state_id, compute_step_id
+from routerlib.records import (
+    Choice,
+    Problem,
+    State,
+    StepKind,
+    compute_id,
+    compute_state_id,
+    compute_step_id,
+)
 from routerlib.steps import StepRule
 
-Plan = Literal["lattice", "switch"]
+Plan = Literal["lattice", "switch", "rollout"]
+PLANS: tuple[Plan, ...] = ("lattice", "switch", "rollout")
 _AT_LEAST_ONE = (
+    "rollouts",
     "concurrency",
     "chunk_problems",
     "max_consecutive_failures",
@@ -36,6 +46,10 @@ class CollectConfig:
     (alternatives recorded of a first token) go to the model; ``sample_index`` tells repeated
     samples of one expansion apart and is their seed at a temperature above 0.
 
+    Plan ``rollout`` writes ``rollouts`` solutions of each problem, with the sample indices from
+    ``sample_index`` on; before each step it draws the dearest model with ``large_probability``,
+    else any other one alike.
+
     Models are called one after the other when ``shared_machine`` holds, else all together.
     ``concurrency`` bounds the calls in flight of each model, ``chunk_problems`` the problems whose
     frontiers are open together. A run gives up after ``max_consecutive_failures`` failed calls of
@@ -52,6 +66,8 @@ class CollectConfig:
     temperature: float = 0.0
     top_logprobs: int = 10
     sample_index: int = 0
+    rollouts: int = 4
+    large_probability: float = 0.5
     concurrency: int = 128
     shared_machine: bool = True
     chunk_problems: int = 150
@@ -60,8 +76,8 @@ class CollectConfig:
     min_calls_for_share: int = 40
 
     def __post_init__(self) -> None:
-        if self.plan not in ("lattice", "switch"):
-            raise ValueError(f"unknown plan {self.plan!r}: use 'lattice' or 'switch'")
+        if self.plan not in PLANS:
+            raise ValueError(f"unknown plan {self.plan!r}: use one of {', '.join(PLANS)}")
         if self.prompt_version not in PROMPTS:
             raise ValueError(
                 f"unknown prompt version {self.prompt_version!r}: use one of {sorted(PROMPTS)}"
@@ -72,24 +88,34 @@ class CollectConfig:
         for name in ("depth", "temperature", "top_logprobs", "sample_index"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not 0 <= self.max_failed_share <= 1:
-            raise ValueError(f"max_failed_share must be from 0 to 1, got {self.max_failed_share}")
+        for name in ("max_failed_share", "large_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
         _ = self.step_rule  # checks its own values
 
     @property
     def step_rule(self) -> StepRule:
         return StepRule(self.delimiter, self.max_step_tokens, self.max_tail_tokens)
 
+    @property
+    def samples(self) -> range:
+        """The sample indices of the solutions that are recorded of a problem."""
+        count = self.rollouts if self.plan == "rollout" else 1
+        return range(self.sample_index, self.sample_index + count)
+
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """One call to make: ``model_index`` continues ``state``."""
+    """One call to make: ``model_index`` continues ``state``. ``choice`` says with which probability
+    a rollout's behaviour policy wanted it, None where no policy chose."""
 
     id: str
     problem: Problem
     state: State
     model_index: int
     kind: StepKind
+    sample_index: int
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +149,37 @@ def get_plan_actions(
     return [(index, "step") for index in range(model_count)]
 
 
+def list_actions(
+    config: CollectConfig, problem_id: str, sample_index: int, depth: int, model_count: int
+) -> list[tuple[int, StepKind]]:
+    """Return (model index, kind) of the expansions of an open state of one sample: those of the
+    plan, or the one that a rollout's behaviour policy draws there.
+
+    The draw is a hash of where it is made, so that a run which was stopped goes on as it would
+    have; another sample index draws anew.
+    """
+    if config.plan != "rollout":
+        return get_plan_actions(config.plan, depth, config.depth, model_count)
+    place = compute_id("draw", config.large_probability, problem_id, sample_index, depth)
+    share, large = int(place, 16) / 16 ** len(place), config.large_probability
+    if share < large or model_count == 1:
+        index = model_count - 1
+    else:
+        index = int((share - large) / (1 - large) * (model_count - 1))
+    return [(index, "tail" if depth >= config.depth else "step")]
+
+
+def make_choice(
+    step_id: str, model_index: int, model_count: int, config: CollectConfig
+) -> Choice | None:
+    """Return the behaviour policy's decision behind a step, None where the plan has none."""
+    if config.plan != "rollout":
+        return None
+    large = config.large_probability if model_count > 1 else 1.0
+    probability = large if model_index == model_count - 1 else (1 - large) / (model_count - 1)
+    return Choice(step_id, f"random-{config.large_probability:g}", probability)
+
+
 def make_root(problem: Problem) -> State:
     """Return the state of a problem without any step."""
     return State(
@@ -142,9 +199,13 @@ def make_expansion(
     action: tuple[int, StepKind],
     model_ids: Sequence[str],
     config: CollectConfig,
+    *,
+    sample_index: int | None = None,
 ) -> Expansion:
-    """Return the expansion that an action (model index, kind) of the plan makes of a state."""
+    """Return the expansion that an action (model index, kind) of the plan makes of a state.
+    ``sample_index`` is that of the settings when it is None."""
     model_index, kind = action
+    sample = config.sample_index if sample_index is None else sample_index
     step_id = compute_step_id(
         problem_id=problem.id,
         prefix=state.text,
@@ -154,9 +215,36 @@ def make_expansion(
         max_tokens=config.step_rule.get_max_tokens(kind),
         delimiter=config.delimiter,
         prompt_version=config.prompt_version,
-        sample_index=config.sample_index,
+        sample_index=sample,
     )
-    return Expansion(step_id, problem, state, model_index, kind)
+    choice = make_choice(step_id, model_index, len(model_ids), config)
+    return Expansion(step_id, problem, state, model_index, kind, sample, choice)
+
+
+def walk_expansions(
+    problems: Iterable[Problem],
+    model_ids: Sequence[str],
+    config: CollectConfig,
+    get_next_state: GetNextState,
+) -> Iterator[tuple[Expansion, State | None]]:
+    """Walk what is recorded and yield each expansion of the plan with the state that it reached,
+    None at the edge of what is recorded."""
+    for problem in problems:
+        for sample_index in config.samples:
+            frontier = {"": make_root(problem)}
+            for depth in range(config.depth + 1):
+                following: dict[str, State] = {}
+                actions = list_actions(config, problem.id, sample_index, depth, len(model_ids))
+                for state in frontier.values():
+                    for action in actions:
+                        expansion = make_expansion(
+                            problem, state, action, model_ids, config, sample_index=sample_index
+                        )
+                        reached = get_next_state(expansion.id)
+                        yield expansion, reached
+                        if reached is not None and not reached.is_terminal:
+                            following[reached.text] = reached
+                frontier = following
 
 
 def list_expansions(
@@ -167,24 +255,14 @@ def list_expansions(
 ) -> tuple[list[Expansion], dict[str, int]]:
     """Walk what is recorded and return the expansions that are missing at its edge, and the number
     of recorded expansions of each problem. A problem without missing ones is complete."""
+    problems = list(problems)
     missing: list[Expansion] = []
-    recorded: dict[str, int] = {}
-    for problem in problems:
-        recorded[problem.id] = 0
-        frontier = {"": make_root(problem)}
-        for depth in range(config.depth + 1):
-            following: dict[str, State] = {}
-            for state in frontier.values():
-                for action in get_plan_actions(config.plan, depth, config.depth, len(model_ids)):
-                    expansion = make_expansion(problem, state, action, model_ids, config)
-                    reached = get_next_state(expansion.id)
-                    if reached is None:
-                        missing.append(expansion)
-                        continue
-                    recorded[problem.id] += 1
-                    if not reached.is_terminal:
-                        following[reached.text] = reached
-            frontier = following
+    recorded = {problem.id: 0 for problem in problems}
+    for expansion, reached in walk_expansions(problems, model_ids, config, get_next_state):
+        if reached is None:
+            missing.append(expansion)
+        else:
+            recorded[expansion.problem.id] += 1
     return missing, recorded
 
 
@@ -200,8 +278,8 @@ def estimate(
     ``mean_tokens`` are the mean completion and prompt tokens of the recorded calls, None when
     there are none. They, and the mean calls of the complete problems of ``problems``, are the basis
     when at least five are complete; else a first recording of GSM8K is (for each model 20 calls a
-    problem in the plan ``lattice`` and 4 in ``switch``, or the most a shallow plan can need; 18
-    completion tokens and 1,100 prompt tokens a call).
+    problem in the plan ``lattice`` and 4 in ``switch``, 4 a rollout, or the most a shallow plan
+    can need; 18 completion tokens and 1,100 prompt tokens a call).
     """
     missing, recorded = list_expansions(problems, model_ids, config, get_next_state)
     edge = Counter(expansion.problem.id for expansion in missing)
@@ -212,8 +290,12 @@ def estimate(
         completion_tokens, prompt_tokens = mean_tokens
         basis = f"{len(complete)} problems already recorded"
     else:
-        reference = {"lattice": 20.0 * len(model_ids), "switch": 4.0 * len(model_ids)}[config.plan]
-        calls = min(reference, float(most))
+        reference = {
+            "lattice": 20.0 * len(model_ids),
+            "switch": 4.0 * len(model_ids),
+            "rollout": 4.0 * config.rollouts,
+        }
+        calls = min(reference[config.plan], float(most))
         completion_tokens, prompt_tokens = 18.0, 1100.0
         basis = "a first recording of GSM8K"
     expected = sum(max(edge[p], round(calls) - recorded[p]) for p in edge)
@@ -230,6 +312,8 @@ def estimate(
 
 def _count_most_calls(config: CollectConfig, model_count: int) -> int:
     """Calls of a problem whose paths never merge and never end early."""
+    if config.plan == "rollout":
+        return config.rollouts * (config.depth + 1)
     states, calls = 1, 0
     for depth in range(config.depth + 1):
         actions = get_plan_actions(config.plan, depth, config.depth, model_count)

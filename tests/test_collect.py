@@ -38,6 +38,7 @@ from routerlib.plans import CollectConfig
 from routerlib.prompts import PROMPTS
 from routerlib.records import Problem, Request
 from routerlib.store import TraceWriter, compact, load_table, query, verify
+from routerlib.store.schema import make_record
 
 PROBLEMS = make_gsm8k_problems()
 CONFIG = CollectConfig(depth=2, concurrency=2)
@@ -351,6 +352,56 @@ def test_a_failed_share_that_is_too_large_stops_the_run(
     assert verify(tmp_path) == []
 
 
+ROLLOUT = replace(CONFIG, plan="rollout", temperature=0.7, rollouts=3)
+
+
+def load_choices(root: Path) -> set[tuple[str, str, float]]:
+    return {tuple(row.values()) for row in load_rows(root, "choices")}  # type: ignore[misc]
+
+
+def test_rollouts_are_recorded_with_their_choices(tmp_path: Path) -> None:
+    """Each solution is one path from the problem to an answer, whose every step was chosen; its
+    sample index is the seed of its calls."""
+    models = make_tiny_models()
+    report = collect(tmp_path, models, ROLLOUT)
+    steps = load_rows(tmp_path, "steps")
+    assert report.problems_done == 3
+    assert load_choices(tmp_path) == {(step["id"], "random-0.5", 0.5) for step in steps}
+    assert {step["model_id"] for step in steps} == set(MODEL_IDS)
+    for problem in PROBLEMS:
+        for sample in range(3):
+            path = [
+                s for s in steps if (s["problem_id"], s["sample_index"]) == (problem.id, sample)
+            ]
+            assert len({s["state_id"] for s in path}) == len(path)
+            assert len({s["next_state_id"] for s in path} - {s["state_id"] for s in path}) == 1
+    seeds = {
+        r.sampling.seed for m in models for r in m.scripted.requests if r.sampling.top_logprobs
+    }
+    assert seeds == {0, 1, 2}
+    assert verify(tmp_path) == []
+    again = collect(tmp_path, make_tiny_models(), replace(ROLLOUT, rollouts=2))
+    assert (again.calls, again.problems_done) == (0, 3)
+
+
+def test_choices_that_a_killed_run_did_not_write_are_written(tmp_path: Path) -> None:
+    collect(tmp_path / "a", make_tiny_models(), ROLLOUT)
+    compact(tmp_path / "a")
+    with TraceWriter(tmp_path / "b") as writer:  # the same without choices
+        for name, add in (
+            ("problems", writer.add_problem),
+            ("models", writer.add_model),
+            ("runs", writer.add_run),
+            ("states", writer.add_state),
+            ("steps", writer.add_step),
+        ):
+            for row in load_rows(tmp_path / "a", name):
+                add(make_record(name, row))
+    report = collect(tmp_path / "b", make_tiny_models(), ROLLOUT)
+    assert report.calls == 0
+    assert load_choices(tmp_path / "b") == load_choices(tmp_path / "a") != set()
+
+
 CHANGED = {
     "plan": "switch",
     "depth": 1,
@@ -361,6 +412,8 @@ CHANGED = {
     "temperature": 0.5,
     "top_logprobs": 1,
     "sample_index": 1,
+    "rollouts": 2,
+    "large_probability": 1.0,
     "concurrency": 1,
     "shared_machine": False,
     "chunk_problems": 1,
@@ -397,6 +450,8 @@ def test_every_setting_has_an_effect(
 ) -> None:
     monkeypatch.setitem(PROMPTS, "other", replace(PROMPTS["short-lines-v1"], name="other"))
     base = replace(CONFIG, min_calls_for_share=4, max_failed_share=0.6)
+    if name in ("rollouts", "large_probability"):
+        base = replace(base, plan="rollout")
     changed = replace(base, **{name: CHANGED[name]})  # type: ignore[arg-type]
     first, again, other = (
         observe(tmp_path / folder, config)

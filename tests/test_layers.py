@@ -20,7 +20,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A unit is a module or package directly below routerlib. It imports from its own layer or below.
 LAYERS = (
     {"records", "errors", "paths"},
-    {"benchmarks", "prompts", "steps", "grading", "latex", "costs"},
+    {"benchmarks", "prompts", "example_solutions", "steps", "grading", "latex", "costs"},
     {"models", "store", "weights"},
     {"collect", "collect_rows", "plans", "serve", "engine_process", "vllm_engine", "dequantise"}
     | {"lattice", "features"},

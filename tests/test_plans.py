@@ -24,12 +24,15 @@ from routerlib.plans import (
     Plan,
     estimate,
     get_plan_actions,
+    list_actions,
     list_expansions,
+    make_choice,
     make_expansion,
     make_root,
+    walk_expansions,
 )
 from routerlib.prompts import PROMPTS
-from routerlib.records import State, StepKind
+from routerlib.records import Choice, State, StepKind
 
 PROBLEMS = make_gsm8k_problems()
 CONFIG = CollectConfig(depth=2)
@@ -111,7 +114,7 @@ REQUEST_FIELDS = {
 }
 OTHER_FIELDS = {"plan", "depth", "top_logprobs", "concurrency", "shared_machine"}
 OTHER_FIELDS |= {"max_tail_tokens", "chunk_problems", "max_consecutive_failures"}
-OTHER_FIELDS |= {"max_failed_share", "min_calls_for_share"}
+OTHER_FIELDS |= {"max_failed_share", "min_calls_for_share", "rollouts", "large_probability"}
 
 
 def get_root_id(config: CollectConfig, kind: StepKind = "step") -> str:
@@ -141,7 +144,10 @@ def test_the_cap_of_the_kind_counts() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"plan": "rollout"},
+        {"plan": "tree"},
+        {"rollouts": 0},
+        {"large_probability": -0.1},
+        {"large_probability": 1.1},
         {"prompt_version": "long-lines-v9"},
         {"delimiter": ""},
         {"max_step_tokens": 0},
@@ -162,6 +168,61 @@ def test_the_cap_of_the_kind_counts() -> None:
 def test_impossible_settings_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes)).replace("_version", " version")):
         CollectConfig(**changes)
+
+
+ROLLOUT = CollectConfig(plan="rollout", depth=2, temperature=0.7, rollouts=2, sample_index=5)
+
+
+def test_a_rollout_is_one_path_for_each_sample() -> None:
+    recorded = record_all(ROLLOUT)
+    walk = list(walk_expansions(PROBLEMS, MODEL_IDS, ROLLOUT, recorded.get))
+    assert list_expansions(PROBLEMS, MODEL_IDS, ROLLOUT, recorded.get)[0] == []
+    for problem in PROBLEMS:
+        for sample in (5, 6):
+            path = [
+                (expansion, reached)
+                for expansion, reached in walk
+                if (expansion.problem, expansion.sample_index) == (problem, sample)
+            ]
+            texts = [reached.text for _, reached in path if reached is not None]
+            assert [expansion.state.text for expansion, _ in path] == ["", *texts[:-1]]
+            assert [e.kind for e, _ in path] == ["step", "step", "tail"][: len(path)]
+            assert path[-1][1] is not None
+            assert path[-1][1].is_terminal
+    assert len(walk) == len(recorded)
+    assert all(e.choice == Choice(e.id, "random-0.5", 0.5) for e, _ in walk)
+
+
+def test_the_behaviour_policy_draws_with_its_probability() -> None:
+    """The share of each model, over places that are independent draws; the same place, the same
+    draw; certain policies are certain."""
+    config = replace(ROLLOUT, large_probability=0.7)
+    places = [
+        (f"p{number}", sample, depth)
+        for number in range(400)
+        for sample in (0, 1)
+        for depth in (0, 1)
+    ]
+    drawn = [list_actions(config, *place, 3)[0][0] for place in places]
+    assert drawn == [list_actions(config, *place, 3)[0][0] for place in places]
+    shares = [drawn.count(index) / len(drawn) for index in range(3)]
+    assert shares == pytest.approx([0.15, 0.15, 0.7], abs=0.04)
+    assert [make_choice("x", index, 3, config) for index in range(3)] == [
+        Choice("x", "random-0.7", pytest.approx(0.15)),
+        Choice("x", "random-0.7", pytest.approx(0.15)),
+        Choice("x", "random-0.7", 0.7),
+    ]
+    for large, index in ((0.0, 0), (1.0, 1)):
+        certain = replace(config, large_probability=large)
+        assert {list_actions(certain, *place, 2)[0][0] for place in places} == {index}
+    assert {list_actions(config, *place, 1)[0][0] for place in places} == {0}
+    assert make_choice("x", 0, 1, config) == Choice("x", "random-0.7", 1.0)
+    assert make_choice("x", 0, 2, CONFIG) is None  # a lattice takes every model
+
+
+def test_rollouts_are_estimated() -> None:
+    planned = estimate(PROBLEMS, MODEL_IDS, ROLLOUT, {}.get)
+    assert (planned.calls_expected, planned.calls_most) == (3 * 2 * 3, 3 * 2 * 3)
 
 
 def test_nothing_recorded_is_estimated_from_elsewhere() -> None:

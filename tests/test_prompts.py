@@ -10,15 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from routerlib.example_solutions import ARITHMETIC_EXAMPLES, WorkedExample
 from routerlib.grading import extract_answer, grade
-from routerlib.prompts import PROMPTS, PromptVersion, WorkedExample, build_messages
+from routerlib.prompts import PROMPTS, PromptVersion, build_messages
 from routerlib.records import Message, compute_id
 from routerlib.steps import StepRule, is_finished, split_steps
 
-TINY = PromptVersion("tiny", "Think.", (WorkedExample("1 + 1?", ("1 + 1 = 2.",), "2"),))
+TINY = PromptVersion("tiny", "Think.", (WorkedExample("1 + 1?", ("1 + 1 = 2.",), "2"),), StepRule())
 
 # Recorded steps depend on these messages: a change is a new version with an entry of its own.
-FROZEN = {"short-lines-v1": "7206077a32d3da6ce394"}
+FROZEN = {
+    "short-lines-v1": ("7206077a32d3da6ce394", "\n", 100, 200),
+    "short-lines-bare-v1": ("6d6ea9389d78e02c8866", "\n", 100, 200),
+    "paragraphs-v1": ("5030089a27a4be67f3c4", "\n\n", 120, 240),
+    "paragraphs-bare-v1": ("e077ebdfce52c1a679fd", "\n\n", 120, 240),
+    "boxed-v1": ("9a0ca41465a54766547b", "\n\n", 200, 600),
+}
 
 
 def test_the_chat_of_a_problem() -> None:
@@ -45,7 +52,13 @@ def test_recorded_prompts_are_frozen() -> None:
     found = {}
     for name, prompt in PROMPTS.items():
         chat = build_messages(prompt, "the problem", "the steps\n")
-        found[name] = compute_id(*(part for message in chat for part in astuple(message)))
+        rule = prompt.step_rule
+        found[name] = (
+            compute_id(*(part for message in chat for part in astuple(message))),
+            rule.delimiter,
+            rule.max_step_tokens,
+            rule.max_tail_tokens,
+        )
     assert found == FROZEN
 
 
@@ -58,19 +71,29 @@ EXAMPLES = [
 
 @pytest.mark.parametrize(("prompt", "example"), EXAMPLES)
 def test_worked_examples_follow_the_rule(prompt: PromptVersion, example: WorkedExample) -> None:
-    """Each line is one step, only the last one ends the solution, and its answer is read."""
+    """Each piece is one step, only the last one ends the solution, and its answer is read."""
     assert PROMPTS[prompt.name] is prompt
-    *steps, last = split_steps(example.solution + "\n")
-    assert tuple(step.removesuffix("\n") for step in steps) == example.steps
-    assert not any(is_finished(step, "delimiter", "step", StepRule()) for step in steps)
-    assert is_finished(last, "delimiter", "step", StepRule())
-    assert grade(example.answer, extract_answer(example.solution), style="number")
+    rule = prompt.step_rule
+    solution = example.render(rule.delimiter)
+    *steps, last = split_steps(solution + rule.delimiter, rule.delimiter)
+    last = last.removesuffix(rule.delimiter)
+    if rule.delimiter == "\n":  # the answer's line is a step of its own
+        assert last == f"Answer: {example.answer}"
+    else:
+        assert last == f"{example.steps[-1]}\nAnswer: {example.answer}"
+        steps.append(example.steps[-1])
+    assert tuple(step.removesuffix(rule.delimiter) for step in steps) == example.steps
+    assert not any(is_finished(step, "delimiter", "step", rule) for step in steps)
+    assert is_finished(last, "delimiter", "step", rule)
+    style = "number" if rule.delimiter == "\n" else "math"
+    assert grade(example.answer, extract_answer(solution), style=style)
 
 
-@pytest.mark.parametrize(("prompt", "example"), EXAMPLES)
-def test_worked_examples_calculate_right(prompt: PromptVersion, example: WorkedExample) -> None:
-    equations = re.findall(r"(\d[\d.]*(?: [-+*/] \d[\d.]*)+) = (\d+(?:\.\d+)?)", example.solution)
-    assert equations, prompt.name
+@pytest.mark.parametrize("example", ARITHMETIC_EXAMPLES)
+def test_arithmetic_examples_calculate_right(example: WorkedExample) -> None:
+    solution = example.render("\n")
+    equations = re.findall(r"(\d[\d.]*(?: [-+*/] \d[\d.]*)+) = (\d+(?:\.\d+)?)", solution)
+    assert equations
     for left, right in equations:
         assert calculate(left) == Fraction(right), left
     assert equations[-1][1] == example.answer  # the last step finds the answer
