@@ -40,6 +40,10 @@ def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
     command.add_argument(
         "--limit", type=_at_least(1), default=12, help="problems, in the split's order"
     )
+    command.add_argument(
+        "--balance-levels", action="store_true", help="take the levels of difficulty in turn"
+    )
+    command.add_argument("--max-level", type=float, help="leave out harder problems")
     command.add_argument("--data", type=Path, default=None, help="folder of benchmark files")
     command.add_argument("--plan", choices=PLANS, default="lattice")
     command.add_argument(
@@ -126,7 +130,12 @@ def run_collect(options: argparse.Namespace) -> int:
     if cards[0].id == cards[1].id:
         raise ModelError(f"--small and --large are both {cards[0].id}: name two models")
     problems = load_problems(
-        options.benchmark, options.split, data_dir=options.data, limit=options.limit
+        options.benchmark,
+        options.split,
+        data_dir=options.data,
+        limit=options.limit,
+        balance_levels=options.balance_levels,
+        max_level=options.max_level,
     )
 
     def print_estimate(recorded: TraceIndex | TraceWriter) -> Estimate:

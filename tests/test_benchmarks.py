@@ -8,6 +8,7 @@ import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +27,7 @@ from routerlib.benchmarks import (
 from routerlib.benchmarks.splits import compute_rank
 from routerlib.errors import BenchmarkError
 from routerlib.paths import get_data_dir
-from routerlib.records import compute_text_sha256
+from routerlib.records import Problem, compute_text_sha256
 
 
 def make_gsm8k_rows(n: int) -> list[dict[str, object]]:
@@ -304,6 +305,32 @@ FIRST_IDS = {
     "train": "gsm8k/train/75",
     "calibration": "gsm8k/train/300",
 }
+
+
+def test_levels_in_turn_and_no_harder_than_asked(tmp_path: Path) -> None:
+    """Whole levels take turns while they last, each in the split's own order."""
+    levels = ["4.5", "1.0", "4.0", "6.0", "1.5", "4.0", "", "2.0"]
+    rows = [
+        {"id": f"o/{number}", "problem": f"{number}?", "answer": "1", "difficulty": level or None}
+        for number, level in enumerate(levels)
+    ]
+    write_rows(tmp_path, "omni_math_rule/test.jsonl", rows)
+
+    def load(limit: int | None = None, **options: Any) -> list[Problem]:
+        return load_problems("omni_math_rule", "test", data_dir=tmp_path, limit=limit, **options)
+
+    balanced = load(balance_levels=True, max_level=5)
+    assert [int(float(p.level or 0)) for p in balanced] == [1, 2, 4, 1, 4, 4]
+    for level in (1, 4):
+        own = [p.id for p in balanced if int(float(p.level or 0)) == level]
+        assert own == sorted(own, key=compute_rank)
+    assert load(3, balance_levels=True, max_level=5) == balanced[:3]
+    assert {p.level for p in load(max_level=1.0)} == {"1.0"}
+    assert len(load(balance_levels=True)) == 7
+    assert len(load()) == 8
+    write_rows(tmp_path, "gsm8k/test.jsonl", [{"question": "1 + 1?", "answer": "#### 2"}])
+    with pytest.raises(BenchmarkError, match="gsm8k has no levels"):
+        load_problems("gsm8k", "test", data_dir=tmp_path, balance_levels=True)
 
 
 def test_limit_keeps_a_prefix(tmp_path: Path) -> None:

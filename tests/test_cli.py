@@ -385,7 +385,8 @@ def test_one_recording_at_a_time(bench: Bench) -> None:
         ["--concurrency", "0"],
         ["--chunk", "many"],
         ["--prompt", "no-such-prompt"],
-        ["--plan", "rollout"],
+        ["--plan", "tree"],
+        ["--rollouts", "0"],
         ["--engine", "steam"],
     ],
 )

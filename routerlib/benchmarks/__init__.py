@@ -2,11 +2,14 @@
 
 Invariants: a problem's split depends on nothing but its id (of a generated one: its text), so it
 never changes; within a split the order is that of a hash of the id, or of generation, so that any
-prefix is a fair sample; the split ``test`` shares no problem with the other three.
+prefix is a fair sample (levels can be made to take turns); the split ``test`` shares no problem
+with the other three.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from routerlib.benchmarks.files import SOURCES, load_file_split
@@ -36,15 +39,20 @@ def load_problems(
     data_dir: Path | None = None,
     limit: int | None = None,
     seed: int = 0,
+    balance_levels: bool = False,
+    max_level: float | None = None,
 ) -> list[Problem]:
     """Load one split of a benchmark, in the fixed order of its hashed ids.
 
     Files come from ``data_dir``, else from the folder that ``ROUTERLIB_DATA`` names (there as
     ``<benchmark>/train.jsonl``, ``test.jsonl`` or ``.parquet``), else from the Hugging Face hub.
     ``limit`` keeps the first problems. ``seed`` chooses the set of problems of ``gsm_symbolic``;
-    benchmarks of files have one set and take no other seed than 0.
+    benchmarks of files have one set and take no other seed than 0. ``max_level`` leaves out what is
+    harder; ``balance_levels`` takes the levels (whole ones: 4 and 4.5 are one) in turn, as long as
+    they last, so that any prefix is balanced. Both leave out problems without a level.
 
-    Raises BenchmarkError for an unknown benchmark or split, and for any missing or malformed file.
+    Raises BenchmarkError for an unknown benchmark or split, for levels of a benchmark that has
+    none, and for any missing or malformed file.
     """
     if benchmark not in BENCHMARKS:
         names = ", ".join(BENCHMARKS)
@@ -67,4 +75,29 @@ def load_problems(
         )
     problems = load_file_split(benchmark, source, file_split, data_dir or get_data_dir())
     chosen = sorted((p for p in problems if p.split == split), key=lambda p: compute_rank(p.id))
+    if max_level is not None:
+        chosen = [p for p in _keep_levels(chosen) if float(p.level or "nan") <= max_level]
+    if balance_levels:
+        chosen = _balance(_keep_levels(chosen))
     return chosen[:limit]
+
+
+def _keep_levels(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems that have a level."""
+    kept = [problem for problem in problems if problem.level is not None]
+    if problems and not kept:
+        raise BenchmarkError(
+            f"{problems[0].benchmark} has no levels: leave out balance_levels and max_level"
+        )
+    return kept
+
+
+def _balance(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems, their levels in turn; within a level the order stays."""
+    seen: Counter[int] = Counter()
+    keys = []
+    for problem in problems:
+        level = int(float(problem.level or "nan"))
+        keys.append((seen[level], level))
+        seen[level] += 1
+    return [problem for _, problem in sorted(zip(keys, problems, strict=True), key=lambda x: x[0])]
