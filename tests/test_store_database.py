@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import duckdb
+import pandas as pd
 import pytest
 from tiny import (
     LARGE,
@@ -19,6 +20,7 @@ from tiny import (
 
 from routerlib import paths
 from routerlib.errors import ManifestMismatchError, StoreError
+from routerlib.records import Choice
 from routerlib.store import TraceWriter, build_database, load_table, open_store, query, verify
 from routerlib.store.database import HELPER_VIEWS
 from routerlib.store.schema import TABLES, make_schema
@@ -93,6 +95,24 @@ AFTER_SUBSTITUTION = {
     (2, ""): (True, True),
     (2, "8 / 2 = 4\n"): (False, True),
 }
+
+
+def test_steps_of_rollouts_are_in_no_view_of_lattices(tiny_store: Path) -> None:
+    """A rollout in which only one model happened to be drawn is no path of that model alone."""
+    views = sorted(HELPER_VIEWS.keys() - {"answers"})
+    before = {name: query(tiny_store, f"SELECT * FROM {name} ORDER BY ALL") for name in views}
+    problem = make_problems()[2]
+    root, end = make_state(problem, ""), make_state(problem, "Answer: 4\n", is_terminal=True)
+    with TraceWriter(tiny_store) as writer:
+        for model_id in (SMALL, LARGE):
+            step = make_step(root, end, model_id, temperature=0.7)
+            writer.add_state(end)
+            writer.add_step(step)
+            writer.add_choice(Choice(step.id, "random-0.5", 0.5))
+    for name in views:
+        pd.testing.assert_frame_equal(
+            query(tiny_store, f"SELECT * FROM {name} ORDER BY ALL"), before[name]
+        )
 
 
 def test_process_labels_of_every_state(tiny_store: Path) -> None:

@@ -4,7 +4,7 @@ The only module that imports duckdb. Invariants: nothing here changes the store;
 read no file outside it and its settings cannot be changed. Rows that several shards hold (those of
 two machines put together) are one row only after compaction.
 
-Besides one view per table:
+Besides one view per table, these, which leave out the steps of rollouts (those in ``choices``):
 
 - ``answers``: one row per finished solution, with its problem.
 - ``solo_paths``: one row per problem, model and sampling setting: the model alone from the
@@ -54,14 +54,15 @@ _LATEST_RUN = "QUALIFY row_number() OVER (PARTITION BY id ORDER BY ended_at DESC
 
 # The step by which a model goes on alone from a state. At a state with both, "step" comes before
 # "tail": the deeper recording. A step of no text leads back to its state, so a path that meets one
-# never ends and is not complete.
+# never ends and is not complete. Steps of rollouts are left out: which model wrote them was drawn,
+# and what one model happened to write alone is no sample of what it does.
 _OWN_STEPS = """
             SELECT steps.problem_id, steps.state_id, steps.next_state_id, steps.model_id,
                    steps.prompt_version, steps.temperature, steps.sample_index,
                    steps.kind, steps.completion_tokens, steps.prompt_tokens,
                    states.is_terminal, states.is_correct, states.extracted_answer
             FROM steps JOIN states ON states.id = steps.next_state_id
-            WHERE steps.error IS NULL
+            WHERE steps.error IS NULL AND steps.id NOT IN (SELECT step_id FROM choices)
             QUALIFY row_number() OVER (
                 PARTITION BY state_id, model_id, prompt_version, temperature, sample_index
                 ORDER BY kind, max_tokens, steps.id
@@ -192,7 +193,7 @@ HELPER_VIEWS = {
         FROM steps
         JOIN states ON states.id = steps.state_id
         JOIN problems ON problems.id = steps.problem_id
-        WHERE steps.error IS NULL
+        WHERE steps.error IS NULL AND steps.id NOT IN (SELECT step_id FROM choices)
         GROUP BY ALL
         HAVING count(DISTINCT model_id) > 1
     """,
