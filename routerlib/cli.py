@@ -15,6 +15,7 @@ from routerlib import __version__, paths
 from routerlib.collect_command import SMALL, add_collect_command, print_report
 from routerlib.engine_process import signals_raise
 from routerlib.errors import RouterlibError
+from routerlib.judge_command import add_judge_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_model_commands(commands)
     add_collect_command(commands)
+    add_judge_command(commands)
     _add_store_commands(commands)
     _add_notebook_commands(commands)
     return parser

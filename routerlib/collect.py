@@ -30,7 +30,7 @@ from routerlib.collect_rows import (
     make_request,
     make_shared_request,
 )
-from routerlib.errors import ModelError
+from routerlib.errors import ModelError, get_first_error
 from routerlib.grading import BENCHMARK_STYLE, grade
 from routerlib.models.protocol import Model
 from routerlib.plans import (
@@ -165,7 +165,7 @@ class Collector:
             for start in range(0, len(todo), self.config.chunk_problems):
                 await self._collect_chunk(todo[start : start + self.config.chunk_problems])
         except BaseExceptionGroup as group:  # of the tasks: the first error cancelled the others
-            raise _get_first_error(group) from group
+            raise get_first_error(group) from group
         finally:
             ended_at = datetime.now(UTC).isoformat(timespec="seconds")
             self.writer.add_run(replace(run, ended_at=ended_at))
@@ -335,9 +335,3 @@ class Collector:
         """Add a state unless its text was reached before, perhaps by a path of another length."""
         if self.writer.get_state(state.id) is None:
             self.writer.add_state(state)
-
-
-def _get_first_error(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

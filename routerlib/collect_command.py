@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from routerlib import paths
 from routerlib.errors import ModelError
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from routerlib.models.openai_compatible import OpenAICompatibleModel
     from routerlib.plans import Estimate
     from routerlib.records import ModelCard, Problem
+
+_Result = TypeVar("_Result")
 
 SMALL = "qwen2.5-coder-0.5b-instruct-q4_k_m"
 LARGE = "qwen2.5-coder-1.5b-instruct-q4_k_m"
@@ -38,7 +40,7 @@ def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
     command.add_argument("--benchmark", default="gsm8k")
     command.add_argument("--split", default="train")
     command.add_argument(
-        "--limit", type=_at_least(1), default=12, help="problems, in the split's order"
+        "--limit", type=at_least(1), default=12, help="problems, in the split's order"
     )
     command.add_argument(
         "--balance-levels", action="store_true", help="take the levels of difficulty in turn"
@@ -59,30 +61,17 @@ def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
         help="how often a rollout draws the dear model",
     )
     command.add_argument(
-        "--depth", type=_at_least(0), default=5, help="step decisions before the rest"
+        "--depth", type=at_least(0), default=5, help="step decisions before the rest"
     )
     command.add_argument("--prompt", choices=sorted(PROMPTS), default="short-lines-v1")
     command.add_argument("--engine", choices=ENGINES, default="llamacpp")
     for size, cost, default in (("small", "cheap", SMALL), ("large", "dear", LARGE)):
-        command.add_argument(f"--{size}", default=default, help=f"weights of the {cost} model")
-        command.add_argument(
-            f"--{size}-url", help="its server that already runs, up to and with /v1"
-        )
-        command.add_argument(
-            f"--{size}-name", help="what that server calls it (default: as serve-local does)"
-        )
-        command.add_argument(
-            f"--{size}-alias",
-            action="append",
-            default=[],
-            metavar="NAME",
-            help="another name that its answers may carry",
-        )
+        add_model_options(command, size, default, f"weights of the {cost} model")
     command.add_argument(
-        "--concurrency", type=_at_least(1), default=None, help="calls in flight of each model"
+        "--concurrency", type=at_least(1), default=None, help="calls in flight of each model"
     )
     command.add_argument(
-        "--chunk", type=_at_least(1), default=150, help="problems recorded together"
+        "--chunk", type=at_least(1), default=150, help="problems recorded together"
     )
     command.add_argument(
         "--separate-machines",
@@ -94,7 +83,27 @@ def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
     command.set_defaults(run=run_collect)
 
 
-def _at_least(least: int) -> Callable[[str], int]:
+def add_model_options(
+    command: argparse.ArgumentParser, role: str, default: str, meaning: str
+) -> None:
+    """Add the options that name a model and its server; ``open_model`` reads them."""
+    command.add_argument(f"--{role}", default=default, help=meaning)
+    command.add_argument(f"--{role}-url", help="its server that already runs, up to and with /v1")
+    command.add_argument(
+        f"--{role}-name", help="what that server calls it (default: as serve-local does)"
+    )
+    command.add_argument(
+        f"--{role}-alias",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name that its answers may carry",
+    )
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers that refuses those below ``least``."""
+
     def integer(text: str) -> int:
         value = int(text)
         if value < least:
@@ -158,7 +167,10 @@ def run_collect(options: argparse.Namespace) -> int:
         planned = print_estimate(writer)
         if planned.problems == planned.problems_complete:
             return 0
-        models = _open_models(options, cards, config.concurrency, opened)
+        models = [
+            open_model(options, role, card, config.concurrency, opened)
+            for role, card in zip(("small", "large"), cards, strict=True)
+        ]
         bar = opened.enter_context(contextlib.closing(_Bar(planned.calls_expected)))
         collector = Collector(models, cards, writer, config, on_change=bar.show)
         return _record(collector, problems, options)
@@ -174,42 +186,38 @@ def describe_estimate(planned: Estimate) -> str:
     )
 
 
-def _open_models(
+def open_model(
     options: argparse.Namespace,
-    cards: Sequence[ModelCard],
+    role: str,
+    card: ModelCard,
     concurrency: int,
     opened: contextlib.ExitStack,
-) -> list[OpenAICompatibleModel]:
-    """Make a client of each model, of the server that was named or of one started here."""
+) -> OpenAICompatibleModel:
+    """Make a client of the model with this role (``add_model_options``), of the server that was
+    named or of one that is started here and lives as long as ``opened``."""
     from routerlib.models.openai_compatible import OpenAICompatibleModel
 
-    models = []
-    for card, size in zip(cards, ("small", "large"), strict=True):
-        weights, given_url, given_name, aliases = (
-            getattr(options, size + suffix) for suffix in ("", "_url", "_name", "_alias")
+    weights, base_url, given_name, aliases = (
+        getattr(options, role + suffix) for suffix in ("", "_url", "_name", "_alias")
+    )
+    model_name = given_name or get_weights(weights).model_id
+    if base_url is None:
+        server = serve_local(
+            options.engine,
+            weights,
+            served_name=model_name,
+            concurrency=concurrency,
+            report=print_report,
         )
-        model_name = given_name or get_weights(weights).model_id
-        base_url = given_url
-        if base_url is None:
-            server = serve_local(
-                options.engine,
-                weights,
-                served_name=model_name,
-                concurrency=concurrency,
-                report=print_report,
-            )
-            base_url = opened.enter_context(server).base_url
-        models.append(
-            OpenAICompatibleModel(
-                id=card.id,
-                base_url=base_url,
-                model_name=model_name,
-                prefill=ENGINE_PREFILL[options.engine],
-                max_in_flight=concurrency,
-                also_named=tuple(aliases),
-            )
-        )
-    return models
+        base_url = opened.enter_context(server).base_url
+    return OpenAICompatibleModel(
+        id=card.id,
+        base_url=base_url,
+        model_name=model_name,
+        prefill=ENGINE_PREFILL[options.engine],
+        max_in_flight=concurrency,
+        also_named=tuple(aliases),
+    )
 
 
 def _record(collector: Collector, problems: Sequence[Problem], options: argparse.Namespace) -> int:
@@ -225,7 +233,7 @@ def _record(collector: Collector, problems: Sequence[Problem], options: argparse
                 await model.aclose()
 
     try:
-        report = _run_cancellable(record())
+        report = run_cancellable(record())
     except asyncio.CancelledError:
         print("\nstopped; what was answered is recorded: run the same command to go on")
         return 130
@@ -239,7 +247,7 @@ def _record(collector: Collector, problems: Sequence[Problem], options: argparse
     return 1 if report.errors else 0
 
 
-def _run_cancellable(coroutine: Coroutine[Any, Any, CollectReport]) -> CollectReport:
+def run_cancellable(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
     """Run a coroutine in a thread of its own; an interrupt cancels it and waits for its end.
 
     A notebook runs an event loop in its own thread already, and this way every signal keeps the

@@ -23,6 +23,10 @@ class TransientModelError(ModelError):
     """A model call failed in a way that may pass (timeout, 429, 5xx, closed connection)."""
 
 
+class JudgementError(ModelError):
+    """A judge's reply holds no answer to its question."""
+
+
 class WeightsError(RouterlibError):
     """Model weights are missing or their SHA-256 is not the official one."""
 
@@ -65,3 +69,11 @@ class CalibrationError(RouterlibError):
 
 class NotebookError(RouterlibError):
     """A notebook has an unknown parameter, a wrong shape, or failed."""
+
+
+def get_first_error(error: BaseException) -> BaseException:
+    """Return the first error of a group (of tasks: the one that cancelled the others), else the
+    error itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -28,6 +28,7 @@ from tiny_models import LATTICE_CALLS, read_asked, write_gsm8k_file, write_solut
 from routerlib import __version__
 from routerlib.cli import main
 from routerlib.collect_command import LARGE, SMALL
+from routerlib.records import Request
 from routerlib.store import TraceWriter, compact, load_table, query
 
 SMALL_ID = "Qwen2.5-Coder-0.5B-Instruct-Q4_K_M"
@@ -238,6 +239,58 @@ def test_recording_from_a_notebook(bench: Bench) -> None:
 
     assert asyncio.run(run_cell()) == 0
     assert len(bench.take_asked()) == LATTICE_CALLS
+
+
+def list_judge_arguments(bench: Bench) -> list[str]:
+    return [
+        "judge",
+        *("--benchmark", "gsm8k", "--split", "test", "--data", str(bench.folder / "data")),
+        *("--judge-url", bench.large.url, "--concurrency", "2"),
+        *("--traces", str(bench.folder / "traces")),
+    ]
+
+
+def test_judging_what_was_recorded(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """The small model's drafts get both scores, once."""
+    assert main([*bench.list_arguments(), "--limit", "2"]) == 0
+    capsys.readouterr()
+
+    def answer_yes_or_no(request: Request) -> str:
+        return "9" if request.messages[-1].content.endswith("Score=") else "no"
+
+    bench.large.acts = [answer_with(answer_yes_or_no)]
+    bench.take_asked()
+    assert main([*list_judge_arguments(bench), "--question", "right-v1"]) == 0
+    assert "7 drafts of 2 problems (1 not recorded): 0 scores were there, 7 calls (0 failed" in (
+        get_last_line(capsys.readouterr().out)
+    )
+    assert main(list_judge_arguments(bench)) == 0
+    assert "7 scores were there, 7 calls (0 failed" in get_last_line(capsys.readouterr().out)
+    rows = load_table(bench.folder / "traces", "judgements").to_pylist()
+    assert sorted((row["question"], row["score"]) for row in rows) == (
+        [("right-v1", 0.0)] * 7 + [("usefulness-v1", 1.0)] * 7
+    )
+    assert {row["judge_model_id"] for row in rows} == {LARGE_ID}
+    assert bench.small.bodies == []
+    assert main(["verify", "--traces", str(bench.folder / "traces")]) == 0
+
+
+def test_a_judge_that_says_something_else(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(bench.list_arguments()) == 0
+    bench.large.acts = [answer_with(lambda request: "maybe")]
+    capsys.readouterr()
+    assert main(list_judge_arguments(bench)) == 1
+    assert "20 calls of the judge" in get_last_line(capsys.readouterr().err)
+    bench.large.acts = [
+        answer_with(lambda r: "9" if r.messages[-1].content.endswith("Score=") else "maybe")
+    ]
+    assert main(list_judge_arguments(bench)) == 1
+    out = capsys.readouterr().out
+    assert "20 calls (10 failed" in out
+    assert "the last failure was JudgementError: none of the 2 most probable tokens" in out
+    assert get_last_line(out) == (
+        "run the same command again: it asks only for the calls that failed"
+    )
 
 
 COMMAND = """

@@ -20,10 +20,11 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A unit is a module or package directly below routerlib. It imports from its own layer or below.
 LAYERS = (
     {"records", "errors", "paths"},
-    {"benchmarks", "prompts", "example_solutions", "steps", "grading", "latex", "costs"},
+    {"benchmarks", "prompts", "example_solutions", "judge_prompts", "steps", "grading"}
+    | {"latex", "costs"},
     {"models", "store", "weights"},
     {"collect", "collect_rows", "plans", "serve", "engine_process", "vllm_engine", "dequantise"}
-    | {"lattice", "features"},
+    | {"judge", "lattice", "features"},
     {"policies", "train"},
     {"calibrate", "evaluate", "metrics", "exploration"},
     {
@@ -37,11 +38,11 @@ LAYERS = (
         "datacard",
     }
     | {"notebooks", "notebook_parameters", "notebook_style", "verification"}
-    | {"cli", "collect_command"},
+    | {"cli", "collect_command", "judge_command"},
 )
 LAYER_OF = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 
-RECORDING = {"collect", "serve", "collect_command", "cli"}
+RECORDING = {"collect", "judge", "serve", "collect_command", "judge_command", "cli"}
 VENDORS = {"openai", "anthropic", "huggingface_hub", "xllamacpp", "reasoning_gym", "transformers"}
 
 
@@ -186,7 +187,7 @@ def test_importing_opens_no_data_reads_no_key_and_needs_no_vendor() -> None:
 
 def test_the_library_does_not_print() -> None:
     for path in SOURCES:
-        if get_unit(path) in {"cli", "collect_command"}:
+        if get_unit(path) in {"cli", "collect_command", "judge_command"}:
             continue
         called = {
             node.func.id

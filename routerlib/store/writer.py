@@ -20,6 +20,7 @@ from routerlib.records import (
     Choice,
     Judgement,
     ModelCard,
+    Problem,
     ProblemRow,
     ProblemText,
     PromptScore,
@@ -99,6 +100,21 @@ class TraceWriter:
         """Read what is recorded of these problems, all in one pass; nothing happens for those that
         are open. The methods below answer for open problems."""
         self._index.open_problems(problem_ids)
+
+    def list_recorded(self, problems: Iterable[Problem]) -> list[Problem]:
+        """Open these problems and return those that are recorded. Raises StoreError when one is
+        recorded with another text."""
+        asked = list(problems)
+        self.open_problems(problem.id for problem in asked)
+        known: dict[str, ProblemRow] = self._records["problems"]
+        recorded = [problem for problem in asked if problem.id in known]
+        for problem in recorded:
+            if known[problem.id].text_sha256 != problem.text_sha256:
+                raise StoreError(
+                    f"problem {problem.id} was recorded with another text: give the benchmark "
+                    f"files that it was recorded from; the text now is {problem.text!r:.80}"
+                )
+        return recorded
 
     def recorded_steps(self) -> Set[str]:
         """Return the ids of all steps that have a successful row, a live view; it opens all

@@ -1,0 +1,254 @@
+"""Record what a judge thinks of the drafts in a store.
+
+A draft is a step that the small model wrote: greedily, with one prompt version. The drafts are
+asked about in the order of their problems and texts, all questions about one draft together, so
+that prompts which begin alike meet in the server's prefix cache. Invariants: what is recorded is
+never asked for again; a call that failed leaves no row, so the next run asks for it again; whatever
+ends a run, the scores of all answers are handed to the writer and flushed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow.compute as pc
+
+from routerlib.errors import ModelError, get_first_error
+from routerlib.judge_prompts import (
+    JUDGE_PROMPTS,
+    JudgePrompt,
+    build_judge_messages,
+    compute_judge_score,
+)
+from routerlib.models.protocol import Model
+from routerlib.prompts import PROMPTS
+from routerlib.records import Judgement, ModelCard, Problem, Request, Sampling
+from routerlib.store import TraceWriter, load_table
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeConfig:
+    """Which drafts are judged and how.
+
+    ``author_id`` is the model that wrote the drafts, ``prompt_version`` the one it wrote them
+    with. ``questions`` names entries of ``JUDGE_PROMPTS``; ``top_logprobs`` is the number of
+    alternatives of the answer's token that are asked for. ``concurrency`` bounds the calls in
+    flight. A run gives up after ``max_consecutive_failures`` failed calls in a row.
+    """
+
+    author_id: str
+    prompt_version: str = "short-lines-v1"
+    questions: tuple[str, ...] = ("usefulness-v1", "right-v1")
+    top_logprobs: int = 20
+    concurrency: int = 128
+    max_consecutive_failures: int = 20
+
+    def __post_init__(self) -> None:
+        if self.prompt_version not in PROMPTS:
+            raise ValueError(
+                f"unknown prompt version {self.prompt_version!r}: use one of {sorted(PROMPTS)}"
+            )
+        unknown = [name for name in self.questions if name not in JUDGE_PROMPTS]
+        if unknown or not self.questions:
+            raise ValueError(
+                f"questions {list(self.questions)} must be some of {sorted(JUDGE_PROMPTS)}"
+            )
+        for name in ("top_logprobs", "concurrency", "max_consecutive_failures"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A recorded step to judge; ``solution`` is the text so far with the step at its end."""
+
+    step_id: str
+    problem: Problem
+    solution: str
+
+
+@dataclass(slots=True)
+class JudgeReport:
+    """What a run did so far; also what a progress bar shows.
+
+    ``problems_skipped`` counts problems that are not recorded, ``recorded_before`` the judgements
+    that were there when the run started, ``calls`` answered and failed calls. Tokens are the
+    judge's own; ``started`` is the monotonic clock's reading at the start, in seconds.
+    """
+
+    problems_total: int = 0
+    problems_skipped: int = 0
+    drafts: int = 0
+    calls_expected: int = 0
+    recorded_before: int = 0
+    calls: int = 0
+    errors: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    last_error: str = ""
+    started: float = 0.0
+
+    @property
+    def calls_per_s(self) -> float:
+        elapsed = time.monotonic() - self.started
+        return self.calls / elapsed if elapsed > 0 else 0.0
+
+
+class Judge:
+    """Asks one model about drafts and records its scores.
+
+    ``on_change`` is called with the report after every call, for a progress bar.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        card: ModelCard,
+        writer: TraceWriter,
+        config: JudgeConfig,
+        on_change: Callable[[JudgeReport], None] = lambda report: None,
+    ) -> None:
+        if model.id != card.id:
+            raise ValueError(f"model {model.id!r} and card {card.id!r} differ: give its own card")
+        self.model = model
+        self.card = card
+        self.writer = writer
+        self.config = config
+        self.report = JudgeReport()
+        self._on_change = on_change
+        self._failures_in_a_row = 0
+        self._shared_prompt_tokens: dict[str, int] = {}
+
+    async def judge_drafts(self, problems: Sequence[Problem]) -> JudgeReport:
+        """Record the scores that the drafts of ``problems`` miss and return what was done.
+
+        Raises ModelError when too many calls fail in a row, and the error of the first call when
+        the judge cannot be asked at all; StoreError when a problem or the judge's card is stored
+        with other content, or the store cannot be written. What was recorded until then stays.
+        """
+        recorded = self.writer.list_recorded(problems)
+        drafts = list_drafts(self.writer, recorded, self.config)
+        wanted = [(draft, name) for draft in drafts for name in self.config.questions]
+        missing = [
+            (draft, JUDGE_PROMPTS[name])
+            for draft, name in wanted
+            if not self.writer.has_judgement(draft.step_id, self.card.id, name)
+        ]
+        self._failures_in_a_row = 0
+        self.report = JudgeReport(
+            problems_total=len(problems),
+            problems_skipped=len(problems) - len(recorded),
+            drafts=len(drafts),
+            calls_expected=len(missing),
+            recorded_before=len(wanted) - len(missing),
+            started=time.monotonic(),
+        )
+        self._on_change(self.report)
+        if not missing:
+            return self.report
+        self.writer.add_model(self.card)
+        try:
+            for question in dict.fromkeys(question for _, question in missing):
+                await self._measure_shared_prompt(question)
+            await self._ask_all(missing)
+        except BaseExceptionGroup as group:  # of the tasks: the first error cancelled the others
+            raise get_first_error(group) from group
+        finally:
+            self.writer.flush()
+        return self.report
+
+    async def _ask_all(self, missing: Sequence[tuple[Draft, JudgePrompt]]) -> None:
+        waiting = iter(missing)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self.config.concurrency, len(missing))):
+                group.create_task(self._ask_each(waiting))
+
+    async def _ask_each(self, waiting: Iterator[tuple[Draft, JudgePrompt]]) -> None:
+        for draft, question in waiting:
+            try:
+                await self._ask(draft, question)
+            except ModelError as error:
+                self._note_failure(error)
+
+    async def _ask(self, draft: Draft, question: JudgePrompt) -> None:
+        request = make_judge_request(draft, question, self.config)
+        completion = await self.model.complete(request)
+        self.report.retries += completion.retries
+        self.report.prompt_tokens += completion.prompt_tokens
+        self.report.cached_prompt_tokens += completion.cached_prompt_tokens
+        score = compute_judge_score(question, completion.first_token_top)
+        self.writer.add_judgement(
+            Judgement(
+                step_id=draft.step_id,
+                judge_model_id=self.card.id,
+                question=question.name,
+                score=score,
+                prompt_tokens=completion.prompt_tokens,
+                shared_prompt_tokens=self._shared_prompt_tokens[question.name],
+                completion_tokens=completion.completion_tokens,
+                latency_s=completion.latency_s,
+            )
+        )
+        self._failures_in_a_row = 0
+        self.report.calls += 1
+        self._on_change(self.report)
+
+    def _note_failure(self, error: ModelError) -> None:
+        self.report.calls += 1
+        self.report.errors += 1
+        self.report.last_error = f"{type(error).__name__}: {error}"
+        self._on_change(self.report)
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= self.config.max_consecutive_failures:
+            raise ModelError(
+                f"{self._failures_in_a_row} calls of the judge {self.card.id} in a row failed, the "
+                f"last one with {self.report.last_error}. All that was answered is recorded: mend "
+                "the cause and start the same run again"
+            ) from error
+
+    async def _measure_shared_prompt(self, question: JudgePrompt) -> None:
+        """Count the tokens that the prompts of a question share, with one call."""
+        if question.name not in self._shared_prompt_tokens:
+            messages = build_judge_messages(question, "")
+            answer = await self.model.complete(
+                Request(messages, Sampling(max_tokens=1, top_logprobs=0))
+            )
+            self._shared_prompt_tokens[question.name] = answer.prompt_tokens
+
+
+def make_judge_request(draft: Draft, question: JudgePrompt, config: JudgeConfig) -> Request:
+    """Return the call that asks a question about a draft: one token, with its alternatives."""
+    return Request(
+        build_judge_messages(question, draft.problem.text, draft.solution),
+        Sampling(max_tokens=1, top_logprobs=config.top_logprobs),
+    )
+
+
+def list_drafts(
+    writer: TraceWriter, problems: Sequence[Problem], config: JudgeConfig
+) -> list[Draft]:
+    """Return the drafts of recorded problems: every greedy step and tail of the author that
+    succeeded, in the order of the problems, then of the texts."""
+    by_id = {problem.id: problem for problem in problems}
+    rows = load_table(
+        writer.root,
+        "steps",
+        columns=["id", "problem_id", "next_state_id"],
+        where=(pc.field("model_id") == config.author_id)
+        & (pc.field("prompt_version") == config.prompt_version)
+        & (pc.field("temperature") == 0.0)
+        & (pc.field("sample_index") == 0)
+        & pc.field("error").is_null()
+        & pc.field("problem_id").isin(list(by_id)),
+    ).to_pylist()
+    drafts = []
+    for row in rows:
+        reached = writer.get_state(row["next_state_id"])
+        assert reached is not None, "the store's links were checked"
+        drafts.append(Draft(row["id"], by_id[row["problem_id"]], reached.text))
+    place = {problem.id: number for number, problem in enumerate(problems)}
+    return sorted(drafts, key=lambda draft: (place[draft.problem.id], draft.solution))
