@@ -52,7 +52,7 @@ def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
         "--temperature", type=float, default=0.0, help="0 takes the most probable token"
     )
     command.add_argument(
-        "--rollouts", type=_at_least(1), default=4, help="solutions of a problem (plan rollout)"
+        "--rollouts", type=at_least(1), default=4, help="solutions of a problem (plan rollout)"
     )
     command.add_argument(
         "--large-probability",

@@ -1,7 +1,8 @@
-"""The numbers of the traces' data card, written from the store and never by hand.
+"""The numbers of the traces' data card, written from the stores and never by hand.
 
-They stand between two comment lines of ``traces/README.md``; a test compares them with the store,
-so the card stays true when more is recorded.
+They stand between two comment lines of ``traces/README.md``; a test compares them with the stores,
+so the card stays true when more is recorded. Stores in folders of their own below ``traces`` (one
+whose steps are of another kind) have a section each.
 """
 
 from __future__ import annotations
@@ -51,18 +52,76 @@ _ALONE = """
            count(*) FILTER (is_correct) AS right, avg(completion_tokens) AS tokens
     FROM solo_paths WHERE is_complete GROUP BY ALL ORDER BY ALL
 """
+_LEVELS = """
+    SELECT benchmark, split, string_agg(format('{}: {}', level, problems), ', ' ORDER BY level)
+           AS problems_by_level
+    FROM (
+        SELECT benchmark, split, floor(TRY_CAST(level AS DOUBLE))::INTEGER AS level,
+               count(*) AS problems
+        FROM problems WHERE level IS NOT NULL GROUP BY ALL
+    ) GROUP BY ALL ORDER BY ALL
+"""
+_JUDGED = """
+    SELECT benchmark, split, question, count(DISTINCT steps.problem_id) AS problems,
+           count(*) AS drafts, avg(score) AS mean_score,
+           avg(judgements.prompt_tokens - judgements.shared_prompt_tokens) AS tokens_read,
+           judge_model_id AS judge
+    FROM judgements
+    JOIN steps ON steps.id = step_id AND steps.error IS NULL
+    JOIN problems ON problems.id = steps.problem_id
+    GROUP BY ALL ORDER BY ALL
+"""
+_SCORED = """
+    SELECT benchmark, split, count(*) AS problems,
+           -sum(logprob) / sum(tokens - 1) AS nats_per_token, model_id AS model
+    FROM prompt_scores JOIN problems ON problems.id = problem_id
+    GROUP BY ALL ORDER BY ALL
+"""
+_PROMPTS = """
+    SELECT benchmark, split, prompt_version AS prompt, model_id AS model, count(*) AS problems,
+           count(*) FILTER (is_correct) AS right, avg(completion_tokens) AS tokens
+    FROM solo_paths WHERE is_complete GROUP BY ALL ORDER BY ALL
+"""
+_ROLLOUTS = """
+    SELECT benchmark, split, behaviour, temperature, count(DISTINCT steps.problem_id) AS problems,
+           count(*) FILTER (is_terminal) AS rollouts, count(*) AS decisions,
+           avg(is_correct::INTEGER) FILTER (is_terminal) AS accuracy
+    FROM choices
+    JOIN steps ON steps.id = choices.step_id AND steps.error IS NULL
+    JOIN states ON states.id = steps.next_state_id
+    JOIN problems ON problems.id = steps.problem_id
+    GROUP BY ALL ORDER BY ALL
+"""
 _MODELS = "SELECT id, parameters, quantisation, licence, weights_sha256 FROM models ORDER BY ALL"
 
 
 def render_datacard(traces: Path) -> str:
-    """Return the generated section in Markdown. Raises what the store raises."""
+    """Return the generated section in Markdown. Raises what the stores raise."""
+    sections = [_render_store(traces)]
+    for manifest in sorted(traces.glob("*/manifest.json")):
+        folder = manifest.parent
+        sections.append(f"### `{traces.name}/{folder.name}`\n\n{_render_inner_store(folder)}")
+    return "\n\n".join(sections)
+
+
+def _render_inner_store(store: Path) -> str:
+    """What is in a store of rollouts or of prompts' pilots."""
+    if not (rollouts := query(store, _ROLLOUTS)).empty:
+        text = "Solutions sampled step by step, and how often they are right."
+        return f"{text}\n\n{format_markdown(_round(rollouts))}"
+    text = "Each model alone with each prompt; accuracy [95% Wilson interval], tokens written."
+    frame = _make_accuracies(query(store, _PROMPTS), "prompt")
+    return f"{text}\n\n{format_markdown(frame)}"
+
+
+def _render_store(traces: Path) -> str:
     runs = query(traces, _RUNS).iloc[0]
     size = sum(path.stat().st_size for path in traces.glob("*/*.parquet"))
     settings = query(traces, _SETTINGS)
     counts = query(traces, _COUNTS)
     for share in ("truncated", "failed"):
         counts[share] = [f"{value:.2%}" for value in counts[share]]
-    lines = (
+    lines = [
         f"Runs: {runs['runs']}, from {runs['first_day']} to {runs['last_day']}. Parquet files: "
         f"{size / 1e6:.1f} MB.",
         format_markdown(settings),
@@ -72,8 +131,15 @@ def render_datacard(traces: Path) -> str:
         "Each model alone, greedy, on the problems whose path is complete; accuracy [95% Wilson "
         "interval], tokens written per problem.",
         format_markdown(_make_accuracies(query(traces, _ALONE))),
-        "\n".join(_describe_model(row) for _, row in query(traces, _MODELS).iterrows()),
-    )
+    ]
+    for sql, text in (
+        (_LEVELS, "Problems by level of difficulty (whole levels: 4.5 counts as 4)."),
+        (_JUDGED, "Judged drafts; *tokens read* are those of a prompt that are not shared by all."),
+        (_SCORED, "How well a model predicts the problems' texts, in the mean over tokens."),
+    ):
+        if not (frame := query(traces, sql)).empty:
+            lines += [text, format_markdown(_round(frame))]
+    lines.append("\n".join(_describe_model(row) for _, row in query(traces, _MODELS).iterrows()))
     return "\n\n".join(lines)
 
 
@@ -85,14 +151,18 @@ def update_datacard(card: Path, traces: Path) -> bool:
     return replace_section(card, START, END, render_datacard(traces))
 
 
-def _make_accuracies(alone: pd.DataFrame) -> pd.DataFrame:
+def _round(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.round({"mean_score": 3, "tokens_read": 1, "nats_per_token": 3, "accuracy": 3})
+
+
+def _make_accuracies(alone: pd.DataFrame, *more: str) -> pd.DataFrame:
     ends = compute_wilson_interval(alone["right"].to_numpy(), alone["problems"].to_numpy())
     shares = alone["right"] / alone["problems"]
     alone["accuracy"] = [
         format_value(*values, digits=3) for values in zip(shares, *ends, strict=True)
     ]
     alone["tokens"] = alone["tokens"].round().astype(int)
-    return alone[["benchmark", "split", "model", "problems", "accuracy", "tokens"]]
+    return alone[["benchmark", "split", *more, "model", "problems", "accuracy", "tokens"]]
 
 
 def _describe_model(row: pd.Series) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import LARGE, SMALL, make_problems, make_state, make_step
+from tiny import LARGE, SMALL, make_problem_row, make_problems, make_state, make_step
 
 from routerlib import paths
 from routerlib.cli import main
 from routerlib.datacard import END, START, render_datacard
+from routerlib.records import Choice, Judgement, PromptScore
 from routerlib.store import TraceWriter
 
 
@@ -30,6 +33,37 @@ def test_the_numbers_of_the_hand_made_store(tiny_store: Path) -> None:
     assert f"| tiny | test | {LARGE} | 3 | 0.667 [0.208, 0.939] | 8 |" in card
     assert f"- `{SMALL}`: 100 weights (none), licence CC0-1.0, SHA-256" in card
     assert "not known" in card
+
+
+def test_what_only_some_stores_have(tiny_store: Path) -> None:
+    """Levels, judgements, prompt scores, and stores of rollouts and pilots in their own folders."""
+    for part in ("levels", "judged", "alternatives", "predicts", "###"):
+        assert part not in render_datacard(tiny_store).lower()
+    problem = make_problems()[0]
+    root, first = make_state(problem, ""), make_state(problem, "2 + 3 = 5\n")
+    shutil.copytree(tiny_store, inner := tiny_store / "pilot")
+    with TraceWriter(tiny_store) as writer:
+        levelled = replace(make_problem_row(problem), id="tiny/test/9", level="4.5")
+        writer.add_problem(levelled)
+        step_id = make_step(root, first, SMALL).id
+        for question, score in (("useful", 0.25), ("right", 0.75)):
+            writer.add_judgement(Judgement(step_id, LARGE, question, score, 30, 10, 1))
+        writer.add_prompt_score(PromptScore(problem.id, SMALL, 11, -25.0))
+    card = render_datacard(tiny_store)
+    assert "| tiny | test | 4: 1 |" in card
+    assert f"| tiny | test | right | 1 | 1 | 0.75 | 20.0 | {LARGE} |" in card
+    assert f"| tiny | test | useful | 1 | 1 | 0.25 | 20.0 | {LARGE} |" in card
+    assert f"| tiny | test | 1 | 2.5 | {SMALL} |" in card
+    section = card.partition("### `traces/pilot`")[2]
+    assert f"| tiny | test | tiny-v1 | {SMALL} | 3 | 0.333 [0.061, 0.792] | 5 |" in section
+    end = make_state(problem, "Answer: 5", is_terminal=True)
+    with TraceWriter(inner) as writer:
+        writer.add_state(end)
+        step = make_step(root, end, SMALL, temperature=0.7)
+        writer.add_step(step)
+        writer.add_choice(Choice(step.id, "random-0.5", 0.5))
+    section = render_datacard(tiny_store).partition("### `traces/pilot`")[2]
+    assert "| tiny | test | random-0.5 | 0.7 | 1 | 1 | 1 | 1.0 |" in section
 
 
 def test_the_command_rewrites_what_is_between_the_marks(
