@@ -59,7 +59,7 @@ endif
 			"package registry within reach?" >&2; exit 1; }
 	@$(PIP_INSTALL) -r requirements.lock || \
 		echo "setup: reasoning-gym is left out: it needs pycosat, which needs a C compiler and" \
-			"Python.h; only the generated benchmark gsm_symbolic needs it" >&2
+			"Python.h; only generating problems needs it" >&2
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 

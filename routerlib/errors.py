@@ -11,6 +11,10 @@ class BenchmarkError(RouterlibError):
     """A benchmark file or row is missing or malformed."""
 
 
+class MissingGeneratorError(BenchmarkError):
+    """Problems must be generated and the package that does it is not installed."""
+
+
 class GradingError(RouterlibError):
     """A gold answer cannot be read, so no reply can be graded against it."""
 

@@ -3,8 +3,11 @@ where ``ROUTERLIB_DATA`` says where they are."""
 
 from __future__ import annotations
 
+import ast
+import itertools
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +21,7 @@ from hypothesis import strategies as st
 
 from routerlib.benchmarks import (
     BENCHMARKS,
+    GENERATED_BENCHMARKS,
     PROBLEM_FEATURES,
     SPLITS,
     compute_problem_features,
@@ -25,9 +29,9 @@ from routerlib.benchmarks import (
     load_problems,
 )
 from routerlib.benchmarks.splits import compute_rank
-from routerlib.errors import BenchmarkError
+from routerlib.errors import BenchmarkError, MissingGeneratorError
 from routerlib.paths import get_data_dir
-from routerlib.records import Problem, compute_text_sha256
+from routerlib.records import Problem, compute_id, compute_text_sha256
 
 
 def make_gsm8k_rows(n: int) -> list[dict[str, object]]:
@@ -359,23 +363,49 @@ def test_split_shares_are_5_25_70_percent() -> None:
 # Generated problems
 
 
-def test_generated_problems_are_a_function_of_seed_and_split() -> None:
+# The hash of the first five training problems: recorded steps depend on them.
+FROZEN = {
+    "gsm_symbolic": "4cdd3b2002157c68284f",
+    "chain_sum_4x2": "3c398897458fd2427009",
+    "chain_sum_5x3": "f2162501217323c3f501",
+    "basic_arithmetic_4x1": "0675cff1c6d709e2b671",
+    "simple_equations_3x2": "309891a24279aee08951",
+}
+
+
+def load_generated(benchmark: str, split: str, limit: int, seed: int = 0) -> list[Problem]:
     pytest.importorskip("reasoning_gym", reason="reasoning-gym (extra: collect) is not installed")
-    first = load_problems("gsm_symbolic", "train", limit=20, seed=1)
-    assert first == load_problems("gsm_symbolic", "train", limit=20, seed=1)
-    assert first[:5] == load_problems("gsm_symbolic", "train", limit=5, seed=1)
-    assert first != load_problems("gsm_symbolic", "train", limit=20, seed=2)
+    return load_problems(benchmark, split, limit=limit, seed=seed)
+
+
+@pytest.mark.parametrize("benchmark", GENERATED_BENCHMARKS)
+def test_generated_problems_are_a_function_of_seed_and_split(benchmark: str) -> None:
+    first = load_generated(benchmark, "train", 20, seed=1)
+    assert first == load_generated(benchmark, "train", 20, seed=1)
+    assert first[:5] == load_generated(benchmark, "train", 5, seed=1)
+    other = load_generated(benchmark, "train", 20, seed=2)
+    assert not {p.text for p in first} & {p.text for p in other}
     assert len({p.id for p in first}) == 20
     assert all(p.answer and p.split == "train" for p in first)
+    assert all(p.id.startswith(f"{benchmark}/train-1/") for p in first)
 
 
-def test_generated_splits_share_no_text_and_no_id() -> None:
-    pytest.importorskip("reasoning_gym", reason="reasoning-gym (extra: collect) is not installed")
+def test_generated_problems_are_frozen() -> None:
+    found = {}
+    for benchmark in GENERATED_BENCHMARKS:
+        problems = load_generated(benchmark, "train", 5)
+        parts = [(p.id, p.text, p.answer) for p in problems]
+        found[benchmark] = compute_id(*itertools.chain(*parts))
+    assert found == FROZEN
+
+
+@pytest.mark.parametrize("benchmark", GENERATED_BENCHMARKS)
+def test_generated_splits_share_no_text_and_no_id(benchmark: str) -> None:
     problems = [
         p
         for seed in (0, 1)
         for split in SPLITS
-        for p in load_problems("gsm_symbolic", split, limit=150, seed=seed)
+        for p in load_generated(benchmark, split, 150, seed=seed)
     ]
     assert len({p.id for p in problems}) == len(problems) == 1200
     splits_of: dict[str, set[str]] = {}
@@ -384,14 +414,68 @@ def test_generated_splits_share_no_text_and_no_id() -> None:
     assert all(len(splits) == 1 for splits in splits_of.values())
 
 
+ARITHMETIC = [name for name in GENERATED_BENCHMARKS if name != "gsm_symbolic"]
+
+
+@pytest.mark.parametrize("benchmark", ARITHMETIC)
+def test_generated_answers_solve_the_problem(benchmark: str) -> None:
+    """The text asks for one number and nothing else, and putting it in makes the text true."""
+    for p in load_generated(benchmark, "test", 300):
+        if calculation := re.fullmatch(r"Calculate ([-+*() \d]+)\.", p.text):
+            assert compute_value(calculation[1]) == int(p.answer), p
+            continue
+        equation = re.fullmatch(
+            r"(?:Solve for|Find the value of|Determine the value of) ([a-z])"
+            r"(?::| in the equation:| that satisfies:) ([-+* \da-z]+) = (-?\d+)",
+            p.text,
+        )
+        assert equation, p
+        unknown, left, right = equation.groups()
+        assert compute_value(left.replace(unknown, f"({p.answer})")) == int(right), p
+
+
+def compute_value(expression: str) -> int:
+    """The value of a sum, difference or product of whole numbers, in Python's own order."""
+
+    def compute(node: ast.expr) -> int:
+        if isinstance(node, ast.UnaryOp):
+            assert isinstance(node.op, ast.USub)
+            return -compute(node.operand)
+        if isinstance(node, ast.BinOp):
+            left, right = compute(node.left), compute(node.right)
+            return {ast.Add: left + right, ast.Sub: left - right, ast.Mult: left * right}[
+                type(node.op)
+            ]
+        assert isinstance(node, ast.Constant)
+        assert isinstance(node.value, int)
+        return node.value
+
+    return compute(ast.parse(expression, mode="eval").body)
+
+
+@pytest.mark.parametrize("benchmark", ARITHMETIC)
+def test_the_name_of_a_generated_benchmark_tells_its_size(benchmark: str) -> None:
+    named = re.fullmatch(r"(\w+)_(\d)x(\d)", benchmark)
+    assert named
+    terms, digits = int(named[2]), int(named[3])
+    for p in load_generated(benchmark, "test", 50):
+        numbers = re.findall(r"\d+", p.text)
+        if named[1] == "simple_equations":  # whose terms are simplified
+            numbers = [p.answer]
+        else:
+            assert len(numbers) == terms
+        assert max(map(len, numbers)) <= digits
+
+
 def test_generation_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BenchmarkError, match="limit=1000000 is too many"):
         load_problems("gsm_symbolic", "train", limit=1_000_000)
     with pytest.raises(BenchmarkError, match="seed must not be negative, got -1"):
         load_problems("gsm_symbolic", "train", limit=1, seed=-1)
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(BenchmarkError, match=r"routerlib\[collect\]"):
-        load_problems("gsm_symbolic", "train", limit=1)
+    for benchmark in GENERATED_BENCHMARKS:
+        with pytest.raises(MissingGeneratorError, match=rf"{benchmark} .*routerlib\[collect\]"):
+            load_problems(benchmark, "train", limit=1)
 
 
 # Features

@@ -10,7 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routerlib.example_solutions import ARITHMETIC_EXAMPLES, WorkedExample
+from routerlib.example_solutions import (
+    ARITHMETIC_EXAMPLES,
+    WORD_PROBLEM_EXAMPLES,
+    WorkedExample,
+)
 from routerlib.grading import extract_answer, grade
 from routerlib.prompts import PROMPTS, PromptVersion, build_messages
 from routerlib.records import Message, compute_id
@@ -22,6 +26,7 @@ TINY = PromptVersion("tiny", "Think.", (WorkedExample("1 + 1?", ("1 + 1 = 2.",),
 FROZEN = {
     "short-lines-v1": ("7206077a32d3da6ce394", "\n", 100, 200),
     "short-lines-bare-v1": ("6d6ea9389d78e02c8866", "\n", 100, 200),
+    "short-lines-arithmetic-v1": ("0b9b8984eaeb763fe4db", "\n", 100, 200),
     "paragraphs-v1": ("5030089a27a4be67f3c4", "\n\n", 120, 240),
     "paragraphs-bare-v1": ("e077ebdfce52c1a679fd", "\n\n", 120, 240),
     "boxed-v1": ("9a0ca41465a54766547b", "\n\n", 200, 600),
@@ -89,10 +94,12 @@ def test_worked_examples_follow_the_rule(prompt: PromptVersion, example: WorkedE
     assert grade(example.answer, extract_answer(solution), style=style)
 
 
-@pytest.mark.parametrize("example", ARITHMETIC_EXAMPLES)
+EQUATION = r"(-?\d[\d.]*(?: [-+*/] -?\d[\d.]*)+) = (-?\d+(?:\.\d+)?)"
+
+
+@pytest.mark.parametrize("example", [*WORD_PROBLEM_EXAMPLES, *ARITHMETIC_EXAMPLES])
 def test_arithmetic_examples_calculate_right(example: WorkedExample) -> None:
-    solution = example.render("\n")
-    equations = re.findall(r"(\d[\d.]*(?: [-+*/] \d[\d.]*)+) = (\d+(?:\.\d+)?)", solution)
+    equations = re.findall(EQUATION, example.render("\n"))
     assert equations
     for left, right in equations:
         assert calculate(left) == Fraction(right), left

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from routerlib.benchmarks.files import SOURCES, load_file_split
-from routerlib.benchmarks.generated import GENERATED_SIZE, generate_problems
+from routerlib.benchmarks.generated import GENERATED_SIZE, GENERATED_TASKS, generate_problems
 from routerlib.benchmarks.problem_features import PROBLEM_FEATURES, compute_problem_features
 from routerlib.benchmarks.splits import SPLITS, compute_rank, compute_split
 from routerlib.errors import BenchmarkError
@@ -22,6 +22,7 @@ from routerlib.records import Problem
 
 __all__ = [
     "BENCHMARKS",
+    "GENERATED_BENCHMARKS",
     "PROBLEM_FEATURES",
     "SPLITS",
     "compute_problem_features",
@@ -29,7 +30,8 @@ __all__ = [
     "load_problems",
 ]
 
-BENCHMARKS = (*SOURCES, "gsm_symbolic")
+GENERATED_BENCHMARKS = tuple(GENERATED_TASKS)
+BENCHMARKS = (*SOURCES, *GENERATED_BENCHMARKS)
 
 
 def load_problems(
@@ -46,13 +48,14 @@ def load_problems(
 
     Files come from ``data_dir``, else from the folder that ``ROUTERLIB_DATA`` names (there as
     ``<benchmark>/train.jsonl``, ``test.jsonl`` or ``.parquet``), else from the Hugging Face hub.
-    ``limit`` keeps the first problems. ``seed`` chooses the set of problems of ``gsm_symbolic``;
-    benchmarks of files have one set and take no other seed than 0. ``max_level`` leaves out what is
-    harder; ``balance_levels`` takes the levels (whole ones: 4 and 4.5 are one) in turn, as long as
-    they last, so that any prefix is balanced. Both leave out problems without a level.
+    ``limit`` keeps the first problems. ``seed`` chooses the set of problems of a generated
+    benchmark; those of files have one set and take no other seed than 0. ``max_level`` leaves out
+    what is harder; ``balance_levels`` takes the levels (whole ones: 4 and 4.5 are one) in turn, as
+    long as they last, so that any prefix is balanced. Both leave out problems without a level.
 
     Raises BenchmarkError for an unknown benchmark or split, for levels of a benchmark that has
-    none, and for any missing or malformed file.
+    none, and for any missing or malformed file; MissingGeneratorError, one of them, when the
+    package that generates is not installed.
     """
     if benchmark not in BENCHMARKS:
         names = ", ".join(BENCHMARKS)
@@ -61,8 +64,9 @@ def load_problems(
         raise BenchmarkError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     if limit is not None and limit < 0:
         raise BenchmarkError(f"limit must not be negative, got {limit}: give None for all problems")
-    if benchmark == "gsm_symbolic":
-        return generate_problems(split, GENERATED_SIZE if limit is None else limit, seed)
+    if benchmark in GENERATED_TASKS:
+        size = GENERATED_SIZE if limit is None else limit
+        return generate_problems(GENERATED_TASKS[benchmark], split, size, seed)
     if seed != 0:
         raise BenchmarkError(
             f"seed={seed} means nothing for {benchmark}, whose problems are fixed: leave seed=0"

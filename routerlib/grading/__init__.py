@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from routerlib.benchmarks import GENERATED_BENCHMARKS
 from routerlib.errors import GradingError
 from routerlib.grading.math_answer import is_same_math, normalise_math
 from routerlib.grading.number import MAX_ANSWER_CHARS, parse_number
@@ -20,10 +21,10 @@ Style = Literal["number", "math"]
 
 BENCHMARK_STYLE: dict[str, Style] = {
     "gsm8k": "number",
-    "gsm_symbolic": "number",
     "math": "math",
     "math500": "math",
     "omni_math_rule": "math",
+    **dict.fromkeys(GENERATED_BENCHMARKS, "number"),
 }
 
 _ANSWER_MARK = re.compile(
