@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 
 from routerlib import __version__
+from routerlib.benchmarks import GENERATED_BENCHMARKS
 from routerlib.collect_rows import (
     fill_step,
     make_blank_step,
@@ -42,7 +43,16 @@ from routerlib.plans import (
     make_root,
     walk_expansions,
 )
-from routerlib.records import Completion, ModelCard, Problem, Run, State, Step, compute_id
+from routerlib.records import (
+    Completion,
+    ModelCard,
+    Problem,
+    ProblemText,
+    Run,
+    State,
+    Step,
+    compute_id,
+)
 from routerlib.store import TraceWriter
 
 
@@ -177,6 +187,8 @@ class Collector:
             self.writer.add_model(card)
         for problem in problems:
             self.writer.add_problem(make_problem_row(problem))
+            if problem.benchmark in GENERATED_BENCHMARKS:  # no licence forbids to store its text
+                self.writer.add_problem_text(ProblemText(problem.id, problem.text, problem.answer))
             self._add_state(make_root(problem))
 
     def _write_choices(self, problems: Sequence[Problem]) -> None:

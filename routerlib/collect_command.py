@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from routerlib import paths
-from routerlib.errors import ModelError
+from routerlib.errors import MissingGeneratorError, ModelError
 from routerlib.plans import PLANS
 from routerlib.prompts import PROMPTS
 from routerlib.serve import CONCURRENCY, ENGINE_PREFILL, ENGINES, serve_local
@@ -115,7 +115,6 @@ def at_least(least: int) -> Callable[[str], int]:
 
 def run_collect(options: argparse.Namespace) -> int:
     """Record what is missing and return the exit status: 1 when calls failed, 130 when stopped."""
-    from routerlib.benchmarks import load_problems
     from routerlib.collect import Collector
     from routerlib.plans import CollectConfig, estimate
     from routerlib.store import TraceIndex, TraceWriter
@@ -138,14 +137,7 @@ def run_collect(options: argparse.Namespace) -> int:
     cards = [get_model_card(name, options.engine) for name in (options.small, options.large)]
     if cards[0].id == cards[1].id:
         raise ModelError(f"--small and --large are both {cards[0].id}: name two models")
-    problems = load_problems(
-        options.benchmark,
-        options.split,
-        data_dir=options.data,
-        limit=options.limit,
-        balance_levels=options.balance_levels,
-        max_level=options.max_level,
-    )
+    problems = _load_problems(options)
 
     def print_estimate(recorded: TraceIndex | TraceWriter) -> Estimate:
         recorded.open_problems(problem.id for problem in problems)
@@ -174,6 +166,34 @@ def run_collect(options: argparse.Namespace) -> int:
         bar = opened.enter_context(contextlib.closing(_Bar(planned.calls_expected)))
         collector = Collector(models, cards, writer, config, on_change=bar.show)
         return _record(collector, problems, options)
+
+
+def _load_problems(options: argparse.Namespace) -> list[Problem]:
+    """Load the problems; without the package that generates them, those whose texts are in the
+    store, if there are as many as wanted."""
+    from routerlib.benchmarks import load_problems
+    from routerlib.store import load_problem_texts
+
+    try:
+        return load_problems(
+            options.benchmark,
+            options.split,
+            data_dir=options.data,
+            limit=options.limit,
+            balance_levels=options.balance_levels,
+            max_level=options.max_level,
+        )
+    except MissingGeneratorError as error:
+        stored = []
+        if options.traces.is_dir():
+            stored = load_problem_texts(options.traces, options.benchmark, options.split)
+        if len(stored) >= options.limit:
+            return stored[: options.limit]
+        if not stored:
+            raise
+        raise MissingGeneratorError(
+            f"{error}, or ask for those that {options.traces} has: --limit {len(stored)}"
+        ) from error
 
 
 def describe_estimate(planned: Estimate) -> str:

@@ -38,8 +38,8 @@ def compute_text_sha256(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One benchmark problem. The text and the gold answer stay in memory: only the other
-    fields and the text's hash are stored."""
+    """One benchmark problem. The text and the gold answer stay in memory, unless the problem
+    was generated: only the other fields and the text's hash are stored."""
 
     id: str
     benchmark: str

@@ -28,7 +28,8 @@ from tiny_models import LATTICE_CALLS, read_asked, write_gsm8k_file, write_solut
 from routerlib import __version__
 from routerlib.cli import main
 from routerlib.collect_command import LARGE, SMALL
-from routerlib.records import Request
+from routerlib.collect_rows import make_problem_row
+from routerlib.records import Problem, ProblemText, Request
 from routerlib.store import TraceWriter, compact, load_table, query
 
 SMALL_ID = "Qwen2.5-Coder-0.5B-Instruct-Q4_K_M"
@@ -459,6 +460,34 @@ def test_generated_problems_need_no_file(
     arguments = ["collect", "--benchmark", "gsm_symbolic", "--limit", "5", "--dry-run"]
     assert main([*arguments, "--traces", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith("5 problems, 0 of them complete. Expected: 200 calls")
+
+
+def test_generated_problems_of_the_store_need_no_package(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    traces = bench.folder / "traces"
+    arguments = [*bench.list_arguments(), "--benchmark", "gsm_symbolic", "--limit"]
+    assert main([*arguments, "3"]) == 1
+    missing = (
+        "routerlib: MissingGeneratorError: gsm_symbolic needs the package reasoning-gym: install "
+        "routerlib[collect]"
+    )
+    assert capsys.readouterr().err.strip() == missing
+    with TraceWriter(traces) as writer:
+        for number, (text, answer) in enumerate(TEXTS):
+            problem = Problem(f"gsm_symbolic/test-0/{number}", "gsm_symbolic", "test", text, answer)
+            writer.add_problem(make_problem_row(problem))
+            if number < 2:
+                writer.add_problem_text(ProblemText(problem.id, text, answer))
+    assert main([*arguments, "3"]) == 1
+    assert capsys.readouterr().err.strip() == (
+        f"{missing}, or ask for those that {traces} has: --limit 2"
+    )
+    assert main([*arguments, "1"]) == 0
+    assert {text for _, text, _ in bench.take_asked()} == {TEXTS[0][0]}
+    assert main([*arguments, "2"]) == 0
+    assert {text for _, text, _ in bench.take_asked()} == {TEXTS[1][0]}
 
 
 def test_query(tiny_store: Path, capsys: pytest.CaptureFixture[str]) -> None:

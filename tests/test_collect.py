@@ -30,14 +30,16 @@ from tiny_models import (
     read_asked,
 )
 
+from routerlib.benchmarks import BENCHMARKS, GENERATED_BENCHMARKS
 from routerlib.collect import Collector, CollectReport, make_run
 from routerlib.costs import make_lens
 from routerlib.errors import GradingError, ModelError, StoreError
 from routerlib.lattice import coverage, evaluate_probabilities, load_lattice, oracle
+from routerlib.models import ScriptedModel
 from routerlib.plans import CollectConfig
 from routerlib.prompts import PROMPTS
 from routerlib.records import Problem, Request
-from routerlib.store import TraceWriter, compact, load_table, query, verify
+from routerlib.store import TraceWriter, compact, load_problem_texts, load_table, query, verify
 from routerlib.store.schema import make_record
 
 PROBLEMS = make_gsm8k_problems()
@@ -140,6 +142,28 @@ def test_a_step_holds_what_was_asked_and_answered(undisturbed: Path) -> None:
     assert (first["requested_model"], first["returned_model"]) == (SMALL, SMALL)
     assert {row["kind"]: row["max_tokens"] for row in steps} == {"step": 100, "tail": 200}
     assert len({row["shared_prompt_tokens"] for row in steps}) == 1
+
+
+def test_only_generated_problems_leave_their_texts(tmp_path: Path) -> None:
+    """Also one without its package: the store gives back what was recorded."""
+    models = [
+        WatchedModel(name, ScriptedModel(name, lambda _: "Answer: 4"), Watch())
+        for name in MODEL_IDS
+    ]
+    problems = [
+        replace(PROBLEMS[2], id=f"{benchmark}/test-0/{number}", benchmark=benchmark)
+        for benchmark in BENCHMARKS
+        for number in (2, 10)
+    ]
+    collect(tmp_path, models, problems=problems[::-1])
+    for benchmark in BENCHMARKS:
+        recorded = [problem for problem in problems if problem.benchmark == benchmark]
+        kept = recorded if benchmark in GENERATED_BENCHMARKS else []
+        assert load_problem_texts(tmp_path, benchmark, "test") == kept
+        assert load_problem_texts(tmp_path, benchmark, "train") == []
+    texts = load_rows(tmp_path, "problem_texts")
+    assert len(texts) == 2 * len(GENERATED_BENCHMARKS) < len(problems)
+    assert verify(tmp_path) == []
 
 
 def test_merged_states_are_expanded_once(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ problems as a store of their own).
 from routerlib.store.compaction import compact
 from routerlib.store.database import build_database, open_store, query
 from routerlib.store.index import TraceIndex
-from routerlib.store.reading import load_table
+from routerlib.store.reading import load_problem_texts, load_table
 from routerlib.store.subset import copy_problems
 from routerlib.store.verification import verify
 from routerlib.store.writer import TraceWriter
@@ -21,6 +21,7 @@ __all__ = [
     "build_database",
     "compact",
     "copy_problems",
+    "load_problem_texts",
     "load_table",
     "open_store",
     "query",

@@ -6,6 +6,7 @@ nothing on the disk.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routerlib.errors import ManifestMismatchError, StoreError
+from routerlib.records import Problem
 from routerlib.store.files import is_shard, list_files, read_parquet
 from routerlib.store.manifest import find_mismatches, load_manifest
 from routerlib.store.schema import (
@@ -101,6 +103,23 @@ def load_table(
             f"table {name} has no column {unknown[0]!r}: it has {', '.join(table.column_names)}"
         )
     return table.select(list(columns))
+
+
+def load_problem_texts(root: Path, benchmark: str, split: str) -> list[Problem]:
+    """Return the problems of one split whose texts are stored, those that were generated, in the
+    order of their numbers, which is that of generation. Errors as ``load_table``."""
+    wanted = (pc.field("benchmark") == benchmark) & (pc.field("split") == split)
+    columns = ["id", "benchmark", "split", "subject", "level"]
+    rows = load_table(root, "problems", columns=columns, where=wanted).to_pylist()
+    texts = {row.pop("problem_id"): row for row in load_table(root, "problem_texts").to_pylist()}
+    problems = [Problem(**row, **texts[row["id"]]) for row in rows if row["id"] in texts]
+    return sorted(problems, key=lambda problem: _split_numbers(problem.id))
+
+
+def _split_numbers(text: str) -> list[str | int]:
+    """Words and whole numbers in turn, so that "x/9" comes before "x/10"."""
+    parts = re.split(r"(\d+)", text)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def _can_skip_columns(name: str, columns: Sequence[str] | None, paths: Sequence[Path]) -> bool:
