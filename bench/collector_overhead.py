@@ -223,7 +223,6 @@ async def _post_all(
 
     async def post(request: Request) -> Completion:
         body = build_body(request, model.model_name, model.prefill)
-        body |= body.pop("extra_body", {})
         async with free:
             response = await client.post(f"{model.base_url}/chat/completions", json=body)
         last = request.messages[-1]

@@ -125,7 +125,7 @@ def test_an_empty_prefill_is_no_message() -> None:
     empty = Request((*ASK.messages, Message("assistant", "")), ASK.sampling, ASK.stop)
     body = build_body(empty, "m", "continue_final_message")
     assert body == build_body(ASK, "m", "continue_final_message")
-    assert "extra_body" not in body
+    assert "continue_final_message" not in body
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])

@@ -2,8 +2,9 @@
 
 Invariants: the constructor does no I/O and reads no key; every failed try is counted; token counts
 come from the server's own ``usage`` and are never guessed; an answer that says it is another
-model's is an error. The answer is read from the raw JSON:
-typed objects of 1,000 log-probabilities for each reply would cost more than the request itself.
+model's is an error. JSON goes out and comes back without the ``openai`` package's typed objects:
+checking those of each message and making those of 1,000 log-probabilities would cost more than
+the request itself.
 """
 
 from __future__ import annotations
@@ -150,10 +151,11 @@ class OpenAICompatibleModel:
 
     async def _post(self, client: AsyncOpenAI, body: Mapping[str, Any]) -> tuple[Any, str | None]:
         """Send one try; return the decoded reply and the server's request id, if it sent one."""
+        import httpx2
         import openai
 
         try:
-            raw = await client.chat.completions.with_raw_response.create(**body)
+            response = await client.post("/chat/completions", cast_to=httpx2.Response, body=body)
         except openai.APIStatusError as failure:
             reason = f"status {failure.status_code}: {failure.response.text[:300]}"
             if failure.status_code in _TRANSIENT_STATUS or failure.status_code >= 500:
@@ -167,15 +169,15 @@ class OpenAICompatibleModel:
             cause = failure.__cause__ or failure
             raise _RetryableError(f"{type(cause).__name__}: {cause}", None) from failure
         try:
-            reply = json.loads(raw.http_response.content)
+            reply = json.loads(response.content)
         except ValueError as failure:
-            start = raw.http_response.text[:200]
+            start = response.text[:200]
             raise _RetryableError(
                 f"answered with what is not JSON: {start!r} (cut off on its way, or base_url is "
                 "not the address of an OpenAI-compatible server, with /v1)",
                 None,
             ) from failure
-        return reply, raw.http_response.headers.get("x-request-id")
+        return reply, response.headers.get("x-request-id")
 
     def _get_client(self) -> AsyncOpenAI:
         """Return the client of the running event loop; connections cannot move between loops."""
@@ -217,7 +219,7 @@ class OpenAICompatibleModel:
 
 
 def build_body(request: Request, model_name: str, prefill: Prefill) -> dict[str, Any]:
-    """Return the arguments of ``chat.completions.create`` for one request.
+    """Return the JSON body of one request.
 
     An empty trailing assistant message is left out: there is nothing to continue.
     """
@@ -238,7 +240,7 @@ def build_body(request: Request, model_name: str, prefill: Prefill) -> dict[str,
     if sampling.seed is not None:
         body["seed"] = sampling.seed
     if prefill == "continue_final_message" and messages and messages[-1].role == "assistant":
-        body["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
     return body
 
 
