@@ -34,8 +34,8 @@ import duckdb
 import pandas as pd
 
 from routerlib.errors import StoreError
-from routerlib.store.files import list_files
-from routerlib.store.reading import check_store, read_files
+from routerlib.store.files import check_file, list_files
+from routerlib.store.reading import check_store
 from routerlib.store.schema import TABLES, make_schema
 
 DATABASE_NAME = "traces.duckdb"
@@ -203,7 +203,9 @@ HELPER_VIEWS = {
 def open_store(root: Path) -> duckdb.DuckDBPyConnection:
     """Return a connection whose views show the store at ``root``; close it after use.
 
-    It lives in memory and can read nothing outside ``root``. Errors as ``load_table``.
+    It lives in memory and can read nothing outside ``root``. Files are compared with the manifest
+    by name and size: re-hashing a large store would take longer than its queries. Errors as
+    ``load_table``.
     """
     connection = duckdb.connect()
     try:
@@ -264,7 +266,7 @@ def query(root: Path, sql: str) -> pd.DataFrame:
 
 
 def _create_views(connection: duckdb.DuckDBPyConnection, root: Path) -> None:
-    check_store(root, TABLES)
+    check_store(root, TABLES, contents=False)
     for name in TABLES:
         connection.execute(f"CREATE VIEW {name} AS {_make_select(root, name)}")
     for name, sql in HELPER_VIEWS.items():
@@ -279,10 +281,13 @@ def _make_select(root: Path, name: str) -> str:
             f"NULL::{_get_sql_type(str(field.type))} AS {field.name}" for field in make_schema(name)
         )
         return f"SELECT {', '.join(columns)} WHERE false"
-    read_files(paths, name, make_schema(name).names[:1])  # named errors before duckdb's
+    for path in paths:
+        check_file(path, name)  # named errors before duckdb's
     pattern = str(root.resolve() / name / "*.parquet").replace("'", "''")
     latest = _LATEST_RUN if name == "runs" else ""
-    return f"SELECT * FROM read_parquet('{pattern}', union_by_name = true) {latest}"
+    # Only problems have columns of their own; to unite columns duckdb opens every file first.
+    unite = "true" if name == "problems" else "false"
+    return f"SELECT * FROM read_parquet('{pattern}', union_by_name = {unite}) {latest}"
 
 
 def _get_sql_type(arrow_type: str) -> str:

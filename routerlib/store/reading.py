@@ -50,8 +50,9 @@ _ORDER = {
 }
 
 
-def check_store(root: Path, names: Sequence[str]) -> None:
-    """Raise unless ``root`` holds a store whose files of these tables are those of its manifest.
+def check_store(root: Path, names: Sequence[str], *, contents: bool = True) -> None:
+    """Raise unless ``root`` holds a store whose files of these tables are those of its manifest,
+    by name, size and SHA-256, or without ``contents`` by name and size.
 
     Raises StoreError (no folder, unfinished compaction), SchemaVersionError,
     ManifestMismatchError.
@@ -66,7 +67,11 @@ def check_store(root: Path, names: Sequence[str]) -> None:
             "`routerlib compact` finishes it"
         )
     manifest = load_manifest(root)
-    mismatches = [line for name in names for line in find_mismatches(root, name, manifest)]
+    mismatches = [
+        line
+        for name in names
+        for line in find_mismatches(root, name, manifest, contents=contents)
+    ]
     if mismatches:
         more = f" (and {len(mismatches) - 1} more; `routerlib verify` lists them)"
         raise ManifestMismatchError(mismatches[0] + (more if len(mismatches) > 1 else ""))
