@@ -3,12 +3,14 @@
 New files are written under hidden names; then a journal that names them, the files they replace
 and the new manifest is put in place, and that is the moment the compaction happens: a crash
 before leaves the old store (and hidden files that the next writer removes), a crash after is
-finished by the next writer or compaction. Equal rows give equal bytes.
+finished by the next writer or compaction. Equal rows give equal bytes. Memory holds the rows of
+one file, or of some problems, at a time, however large the store is.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +19,7 @@ from routerlib.errors import StoreError
 from routerlib.store.files import (
     StoreLock,
     compute_file_sha256,
+    is_shard,
     list_files,
     sync,
     write_parquet,
@@ -33,7 +36,14 @@ from routerlib.store.manifest import (
     render_manifest,
     save_manifest,
 )
-from routerlib.store.reading import JOURNAL_NAME, check_store, read_table
+from routerlib.store.ranges import find_shared_keys
+from routerlib.store.reading import (
+    JOURNAL_NAME,
+    check_store,
+    iterate_table,
+    list_settings,
+    read_table,
+)
 from routerlib.store.schema import TABLES, make_record
 
 MAX_ROWS_PER_FILE = 50_000
@@ -69,25 +79,56 @@ def _prepare(root: Path) -> Manifest:
     previous = load_manifest(root)
     if previous is not None:
         check_store(root, TABLES)
-    tables = {name: read_table(root, name) for name in TABLES}
-    entries = {name: _write_hidden(root, name, table) for name, table in tables.items()}
-    cards = [make_record("models", row) for row in tables["models"].to_pylist()]
-    settings = tables["steps"].select(["prompt_version", "kind", "temperature", "max_tokens"])
-    description = describe_recording(cards, {tuple(r.values()) for r in settings.to_pylist()})
-    return make_manifest(entries, description, previous)
-
-
-def _write_hidden(root: Path, name: str, table: pa.Table) -> dict[str, FileEntry]:
     entries = {}
-    for number, start in enumerate(range(0, table.num_rows, MAX_ROWS_PER_FILE)):
+    for name in TABLES:
+        parts = _split(iterate_table(root, name), MAX_ROWS_PER_FILE)
+        entries[name] = _write_hidden(root, name, parts)
+    hidden = {
+        name: [get_hidden_path(root / name / file) for file in files]
+        for name, files in entries.items()
+    }
+    for name in ("states", "steps"):
+        if any(is_shard(path) for path in list_files(root, name)):
+            _check_keys(name, hidden[name])
+    cards = [make_record("models", row) for row in read_table(root, "models").to_pylist()]
+    return make_manifest(
+        entries, describe_recording(cards, list_settings(hidden["steps"])), previous
+    )
+
+
+def _split(tables: Iterable[pa.Table], most: int) -> Iterator[pa.Table]:
+    """Yield the rows of ``tables`` as tables of ``most`` rows and a rest; nothing without rows."""
+    waiting: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        waiting.append(table)
+        count += table.num_rows
+        while count >= most:
+            whole = pa.concat_tables(waiting)
+            yield whole.slice(0, most)
+            waiting, count = [whole.slice(most)], count - most
+    if count:
+        yield pa.concat_tables(waiting)
+
+
+def _write_hidden(root: Path, name: str, parts: Iterable[pa.Table]) -> dict[str, FileEntry]:
+    entries = {}
+    for number, part in enumerate(parts):
         path = root / name / f"{name}-{number:03d}.parquet"
-        part = table.slice(start, MAX_ROWS_PER_FILE)
         hidden = get_hidden_path(path)
         write_parquet(hidden, part)
         entries[path.name] = FileEntry(
             part.num_rows, hidden.stat().st_size, compute_file_sha256(hidden)
         )
     return entries
+
+
+def _check_keys(name: str, paths: Sequence[Path]) -> None:
+    for key, _ in find_shared_keys(name, paths):
+        raise StoreError(
+            f"two rows of {name} have the key {key} and differ in problem_id: "
+            "delete the shard whose row is wrong"
+        )
 
 
 def _commit(root: Path, manifest: Manifest) -> None:

@@ -16,6 +16,7 @@ import os
 import uuid
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,6 +32,23 @@ SHARD_PREFIX = "part-"
 LOCK_NAME = "writer.lock"
 _COMPRESSION_LEVEL = 9
 _BATCH_ROWS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """The texts from ``first`` on and before ``end``, in the order of code points; None: no end."""
+
+    first: str
+    end: str | None
+
+    def overlaps(self, least: str, most: str) -> bool:
+        """Say whether it holds some text from ``least`` to ``most``."""
+        return self.first <= most and (self.end is None or least < self.end)
+
+    def find_in(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Return which values of a text column it holds."""
+        mask = pc.greater_equal(column, self.first)
+        return mask if self.end is None else pc.and_(mask, pc.less(column, self.end))
 
 
 def list_files(root: Path, name: str) -> list[Path]:
@@ -134,6 +152,14 @@ def read_parquet(path: Path, name: str, columns: Sequence[str] | None = None) ->
         return file.read(columns=None if columns is None else list(columns))
 
 
+def iterate_batches(
+    path: Path, name: str, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of one file, some at a time. Errors as ``read_parquet``."""
+    with _open_parquet(path, name) as file:
+        yield from file.iter_batches(_BATCH_ROWS, columns=None if columns is None else [*columns])
+
+
 def iterate_tables(
     path: Path, name: str, columns: Sequence[str] | None, key: str, wanted: Collection[str]
 ) -> Iterator[pa.Table]:
@@ -142,26 +168,64 @@ def iterate_tables(
     Row groups whose statistics say that they hold none are not read. Errors as ``read_parquet``.
     """
     ordered = sorted(wanted)
+
+    def can_hold(least: str, most: str) -> bool:
+        first = bisect_left(ordered, least)
+        return first < len(ordered) and ordered[first] <= most
+
+    for table in _iterate(path, name, columns, key, can_hold):
+        yield table.filter(pc.is_in(table[key], pa.array(ordered, pa.string())))
+
+
+def iterate_range(
+    path: Path, name: str, columns: Sequence[str] | None, key: str, keys: KeyRange
+) -> Iterator[pa.Table]:
+    """Yield the rows of one file whose text column ``key`` is in a range. Otherwise as
+    ``iterate_tables``."""
+    for table in _iterate(path, name, columns, key, keys.overlaps):
+        chosen = table.filter(keys.find_in(table[key]))
+        yield chosen if columns is None else chosen.select(list(columns))
+
+
+def _iterate(
+    path: Path,
+    name: str,
+    columns: Sequence[str] | None,
+    key: str,
+    can_hold: Callable[[str, str], bool],
+) -> Iterator[pa.Table]:
+    """The rows of the row groups whose least and greatest ``key`` fulfil ``can_hold``."""
     with _open_parquet(path, name) as file:
-        groups = [
-            number
+        spans = (
+            _read_span(file.metadata.row_group(number), key)
             for number in range(file.metadata.num_row_groups)
-            if _can_hold(file.metadata.row_group(number), key, ordered)
-        ]
+        )
+        groups = [number for number, span in enumerate(spans) if span is None or can_hold(*span)]
         read = None if columns is None else list({*columns, key})
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=read):
-            table = pa.Table.from_batches([batch])
-            yield table.filter(pc.is_in(table[key], pa.array(ordered, pa.string())))
+            yield pa.Table.from_batches([batch])
 
 
-def _can_hold(group: pq.RowGroupMetaData, key: str, ordered: Sequence[str]) -> bool:
-    """Whether a row group can hold one of the ordered values in its column ``key``."""
+def read_span(path: Path, name: str, key: str) -> tuple[str, str] | None:
+    """Return the least and the greatest value of a file's text column as its statistics say, None
+    when they do not. Errors as ``read_parquet``."""
+    with _open_parquet(path, name) as file:
+        spans = [
+            _read_span(file.metadata.row_group(number), key)
+            for number in range(file.metadata.num_row_groups)
+        ]
+    known = [span for span in spans if span is not None]
+    if not known or len(known) < len(spans):
+        return None
+    return min(least for least, _ in known), max(most for _, most in known)
+
+
+def _read_span(group: pq.RowGroupMetaData, key: str) -> tuple[str, str] | None:
     for number in range(group.num_columns):
         column = group.column(number)
         if column.path_in_schema == key and column.is_stats_set and column.statistics.has_min_max:
-            first = bisect_left(ordered, column.statistics.min)
-            return first < len(ordered) and ordered[first] <= column.statistics.max
-    return True
+            return column.statistics.min, column.statistics.max
+    return None
 
 
 @contextlib.contextmanager

@@ -1,13 +1,14 @@
 """Read tables: check what is on the disk against the manifest, then merge the shards.
 
-Invariant: a table reads the same, row by row, before and after compaction; readers change
-nothing on the disk.
+Invariant: a table reads the same, row by row, before and after compaction, and in one piece as in
+many; readers change nothing on the disk.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ import pyarrow.compute as pc
 from routerlib.errors import ManifestMismatchError, StoreError
 from routerlib.records import Problem
 from routerlib.store.files import is_shard, list_files, read_parquet
-from routerlib.store.manifest import find_mismatches, load_manifest
+from routerlib.store.manifest import SamplingSetting, find_mismatches, load_manifest
+from routerlib.store.ranges import (
+    RANGE_KEYS,
+    ROWS_PER_RANGE,
+    RangedTable,
+    count_file_keys,
+    make_ranges,
+)
 from routerlib.store.schema import (
     PRIMARY_KEYS,
     Row,
@@ -50,6 +58,9 @@ _ORDER = {
 }
 
 
+SETTING_COLUMNS = ["prompt_version", "kind", "temperature", "max_tokens"]
+
+
 def check_store(root: Path, names: Sequence[str], *, contents: bool = True) -> None:
     """Raise unless ``root`` holds a store whose files of these tables are those of its manifest,
     by name, size and SHA-256, or without ``contents`` by name and size.
@@ -68,9 +79,7 @@ def check_store(root: Path, names: Sequence[str], *, contents: bool = True) -> N
         )
     manifest = load_manifest(root)
     mismatches = [
-        line
-        for name in names
-        for line in find_mismatches(root, name, manifest, contents=contents)
+        line for name in names for line in find_mismatches(root, name, manifest, contents=contents)
     ]
     if mismatches:
         more = f" (and {len(mismatches) - 1} more; `routerlib verify` lists them)"
@@ -148,6 +157,35 @@ def read_table(root: Path, name: str) -> pa.Table:
     return merge_rows(name, table, depths)
 
 
+def iterate_table(root: Path, name: str) -> Iterator[pa.Table]:
+    """Yield the rows of ``read_table``, some at a time, in its order.
+
+    Of the tables of ``RANGE_KEYS`` it holds the rows of some problems or steps at a time; those of
+    shards wait in a folder for temporary files. Errors as ``read_table``, and StoreError when that
+    is full. It does not find rows of several problems that have one key.
+    """
+    paths = list_files(root, name)
+    if name not in RANGE_KEYS:
+        yield read_table(root, name)
+    elif not any(is_shard(path) for path in paths):
+        yield from (read_parquet(path, name) for path in paths)
+    else:
+        with tempfile.TemporaryDirectory(prefix="routerlib-") as folder:
+            yield from _merge_ranges(root, name, Path(folder))
+
+
+def _merge_ranges(root: Path, name: str, folder: Path) -> Iterator[pa.Table]:
+    paths, key = list_files(root, name), RANGE_KEYS[name]
+    ranges = make_ranges(count_file_keys(name, key, paths), ROWS_PER_RANGE)
+    rows = RangedTable(name, paths, key, ranges, folder)
+    if name != "steps":
+        yield from (merge_rows(name, rows.read(number)) for number in range(len(ranges)))
+        return
+    states = RangedTable("states", list_files(root, "states"), key, ranges, folder)
+    for number in range(len(ranges)):
+        yield merge_rows(name, rows.read(number), states.read(number, ["id", "depth"]))
+
+
 def read_files(paths: Sequence[Path], name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return the rows of some files of one table, one after the other, nothing merged. Errors as
     ``read_parquet``."""
@@ -163,6 +201,16 @@ def read_files(paths: Sequence[Path], name: str, columns: Sequence[str] | None =
     return pa.concat_tables(tables)
 
 
+def list_settings(paths: Iterable[Path]) -> set[SamplingSetting]:
+    """Return the sampling settings of the steps in some files. Errors as ``read_parquet``."""
+    settings: set[SamplingSetting] = set()
+    for path in paths:
+        table = read_parquet(path, "steps", SETTING_COLUMNS)
+        for row in table.group_by(SETTING_COLUMNS).aggregate([]).to_pylist():
+            settings.add(tuple(row[column] for column in SETTING_COLUMNS))
+    return settings
+
+
 def merge_rows(name: str, table: pa.Table, depths: pa.Table | None = None) -> pa.Table:
     """Return the rows of a table with one row per primary key, in the store's order.
 
@@ -174,6 +222,7 @@ def merge_rows(name: str, table: pa.Table, depths: pa.Table | None = None) -> pa
     if name == "steps":
         _check_successes(table)
         assert depths is not None
+        depths = depths.group_by("id").aggregate([("depth", "min")]).rename_columns(["id", "depth"])
         position = pc.index_in(table["state_id"], value_set=depths["id"].combine_chunks())
         ordered = table.append_column("depth", depths["depth"].take(position))
         return _sort(name, ordered).drop_columns(["depth"])

@@ -30,7 +30,7 @@ from routerlib.records import (
     compute_text_sha256,
 )
 from routerlib.store.compaction import recover
-from routerlib.store.files import StoreLock, named_write_errors, read_parquet, sync, write_parquet
+from routerlib.store.files import StoreLock, named_write_errors, sync, write_parquet
 from routerlib.store.index import REMARKS, TraceIndex
 from routerlib.store.journal import Journal, recover_rows
 from routerlib.store.manifest import (
@@ -42,7 +42,7 @@ from routerlib.store.manifest import (
     make_manifest,
     save_manifest,
 )
-from routerlib.store.reading import load_table
+from routerlib.store.reading import SETTING_COLUMNS, list_settings, load_table
 from routerlib.store.schema import (
     TABLES,
     Record,
@@ -52,8 +52,6 @@ from routerlib.store.schema import (
     make_row,
     make_table,
 )
-
-_SETTING_COLUMNS = ("prompt_version", "kind", "temperature", "max_tokens")
 
 
 class TraceWriter:
@@ -357,12 +355,9 @@ def _list_settings(
     if previous is not None:
         listed = previous.tables.get("steps", {})
         for setting in previous.description.get("sampling", []):
-            settings.add(tuple(setting[column] for column in _SETTING_COLUMNS))
-    for file in entries["steps"]:
-        if file not in listed:
-            table = read_parquet(root / "steps" / file, "steps", _SETTING_COLUMNS)
-            rows = table.group_by(list(_SETTING_COLUMNS)).aggregate([]).to_pylist()
-            settings |= {tuple(row[column] for column in _SETTING_COLUMNS) for row in rows}
+            settings.add(tuple(setting[column] for column in SETTING_COLUMNS))
+    new = sorted(set(entries["steps"]) - set(listed))
+    settings |= list_settings(root / "steps" / file for file in new)
     return settings
 
 
