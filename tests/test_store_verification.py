@@ -20,10 +20,11 @@ from routerlib.errors import (
     StoreError,
 )
 from routerlib.records import Choice, Judgement, ProblemText, PromptScore, State, Step
-from routerlib.store import TraceWriter, compact, load_table, verify
+from routerlib.store import TraceWriter, compact, contents, load_table, ranges, verify
+from routerlib.store.contents import find_content_problems
 from routerlib.store.files import make_shard_name, read_parquet, write_parquet
 from routerlib.store.links import find_row_problems
-from routerlib.store.schema import TABLES, Row, make_row, make_schema
+from routerlib.store.schema import TABLES, Row, make_row, make_schema, make_table
 
 Tables = dict[str, list[Row]]
 
@@ -208,71 +209,71 @@ BARE_STATE = make_state(make_problems()[0], "never\n")
 OTHER_PROBLEM = make_state(make_problems()[1], "2 + 3 = 5\n")
 
 
-@pytest.mark.parametrize(
-    ("damage", "expected"),
-    [
-        (change("steps", next_state_id="gone"), "points at 'gone', which is not a row of states"),
-        (change("steps", state_id="gone"), "points at 'gone', which is not a row of states"),
-        (change("steps", model_id="gone"), "points at 'gone', which is not a row of models"),
-        (change("steps", run_id="gone"), "points at 'gone', which is not a row of runs"),
-        (change("steps", problem_id="gone"), "points at 'gone', which is not a row of problems"),
-        (change("steps", problem_id="tiny/test/1"), "is of problem tiny/test/1, its state of"),
-        (change("steps", text="else\n"), "is not that of state"),
-        (change("steps", text=None), "has no error and no text or next state"),
-        (change("steps", error="timeout"), "failed ('timeout') and has text '2 + 3"),
-        (change("steps", error="timeout"), "failed ('timeout') and has next_state_id"),
-        (change("steps", temperature=1.0), "its content has the id"),
-        (change("steps", sample_index=1), "its content has the id"),
-        (change("steps", max_tokens=7), "its content has the id"),
-        (change("steps", prompt_version="other"), "its content has the id"),
-        (change("steps", completion_tokens=-1), "has completion_tokens -1"),
-        (change("steps", cached_prompt_tokens=31), "has 31 cached of 30 prompt tokens"),
-        (change("steps", first_token_texts=[]), "of different lengths"),
-        (change("steps", kind="tail"), "is a tail and next state"),
-        (change("steps", attempt=1), "has attempts [1], so a row is missing"),
-        (add("steps", FIRST_STEP), "2 rows have this key"),
-        (add("steps", replace(FIRST_STEP, attempt=1)), "succeeded at attempts [0, 1]"),
-        (add("steps", replace(ERROR_ROW, attempt=1)), "was tried again after it succeeded"),
-        (add("steps", replace(FIRST_STEP, state_id=LAST_STATE.id)), "which is terminal"),
-        (change_last("states", is_correct=None), "is terminal and has no is_correct"),
-        (change("states", is_correct=True), "is not terminal and has is_correct True"),
-        (change("states", extracted_answer="5"), "is not terminal and has an answer '5'"),
-        (change("states", problem_id="gone"), "points at 'gone', which is not a row of problems"),
-        (change("states", text="changed"), "its content has the id"),
-        (change("states", depth=-1), "has depth -1"),
-        (change("runs", configuration="{}"), "is not JSON with a text 'delimiter'"),
-        (change("runs", configuration="no"), "is not JSON with a text 'delimiter'"),
-        (change("runs", configuration='{"delimiter": "x"}'), "its content has the id"),
-        (
-            add("judgements", Judgement("gone", "tiny-small", "useful", 0.5, 1, 0, 1)),
-            "has no successful row",
-        ),
-        (
-            add("judgements", Judgement(FIRST_STEP.id, "no", "useful", 0.5, 1, 0, 1)),
-            "not a row of models",
-        ),
-        (
-            add("judgements", Judgement(FIRST_STEP.id, "tiny-small", "useful", 2, 1, 0, 1)),
-            "score 2",
-        ),
-        (
-            add("judgements", Judgement(FIRST_STEP.id, "tiny-small", "useful", 1, -1, 0, 1)),
-            "has prompt_tokens -1",
-        ),
-        (add("choices", Choice("gone", "random", 0.5)), "has no successful row"),
-        (add("choices", Choice(FIRST_STEP.id, "random", 0)), "has probability 0, outside (0, 1]"),
-        (add("prompt_scores", PromptScore("gone", "tiny-small", 3, -1.0)), "not a row of problems"),
-        (
-            add("prompt_scores", PromptScore(FIRST_STEP.problem_id, "tiny-small", 3, 1.0)),
-            "log-probability 1.0 over 3",
-        ),
-        (add("problem_texts", ProblemText("gone", "?", "1")), "not a row of problems"),
-        (
-            add("problem_texts", ProblemText(FIRST_STEP.problem_id, "Another?", "1")),
-            "is not the text whose SHA-256",
-        ),
-    ],
-)
+DAMAGES: list[tuple[Callable[[Tables], None], str]] = [
+    (change("steps", next_state_id="gone"), "points at 'gone', which is not a row of states"),
+    (change("steps", state_id="gone"), "points at 'gone', which is not a row of states"),
+    (change("steps", model_id="gone"), "points at 'gone', which is not a row of models"),
+    (change("steps", run_id="gone"), "points at 'gone', which is not a row of runs"),
+    (change("steps", problem_id="gone"), "points at 'gone', which is not a row of problems"),
+    (change("steps", problem_id="tiny/test/1"), "is of problem tiny/test/1, its state of"),
+    (change("steps", text="else\n"), "is not that of state"),
+    (change("steps", text=None), "has no error and no text or next state"),
+    (change("steps", error="timeout"), "failed ('timeout') and has text '2 + 3"),
+    (change("steps", error="timeout"), "failed ('timeout') and has next_state_id"),
+    (change("steps", temperature=1.0), "its content has the id"),
+    (change("steps", sample_index=1), "its content has the id"),
+    (change("steps", max_tokens=7), "its content has the id"),
+    (change("steps", prompt_version="other"), "its content has the id"),
+    (change("steps", completion_tokens=-1), "has completion_tokens -1"),
+    (change("steps", cached_prompt_tokens=31), "has 31 cached of 30 prompt tokens"),
+    (change("steps", first_token_texts=[]), "of different lengths"),
+    (change("steps", kind="tail"), "is a tail and next state"),
+    (change("steps", attempt=1), "has attempts [1], so a row is missing"),
+    (add("steps", FIRST_STEP), "2 rows have this key"),
+    (add("steps", replace(FIRST_STEP, attempt=1)), "succeeded at attempts [0, 1]"),
+    (add("steps", replace(ERROR_ROW, attempt=1)), "was tried again after it succeeded"),
+    (add("steps", replace(FIRST_STEP, state_id=LAST_STATE.id)), "which is terminal"),
+    (change_last("states", is_correct=None), "is terminal and has no is_correct"),
+    (change("states", is_correct=True), "is not terminal and has is_correct True"),
+    (change("states", extracted_answer="5"), "is not terminal and has an answer '5'"),
+    (change("states", problem_id="gone"), "points at 'gone', which is not a row of problems"),
+    (change("states", text="changed"), "its content has the id"),
+    (change("states", depth=-1), "has depth -1"),
+    (change("runs", configuration="{}"), "is not JSON with a text 'delimiter'"),
+    (change("runs", configuration="no"), "is not JSON with a text 'delimiter'"),
+    (change("runs", configuration='{"delimiter": "x"}'), "its content has the id"),
+    (
+        add("judgements", Judgement("gone", "tiny-small", "useful", 0.5, 1, 0, 1)),
+        "has no successful row",
+    ),
+    (
+        add("judgements", Judgement(FIRST_STEP.id, "no", "useful", 0.5, 1, 0, 1)),
+        "not a row of models",
+    ),
+    (
+        add("judgements", Judgement(FIRST_STEP.id, "tiny-small", "useful", 2.0, 1, 0, 1)),
+        "score 2.0",
+    ),
+    (
+        add("judgements", Judgement(FIRST_STEP.id, "tiny-small", "useful", 1, -1, 0, 1)),
+        "has prompt_tokens -1",
+    ),
+    (add("choices", Choice("gone", "random", 0.5)), "has no successful row"),
+    (add("choices", Choice(FIRST_STEP.id, "random", 0.0)), "has probability 0.0, outside"),
+    (add("prompt_scores", PromptScore("gone", "tiny-small", 3, -1.0)), "not a row of problems"),
+    (
+        add("prompt_scores", PromptScore(FIRST_STEP.problem_id, "tiny-small", 3, 1.0)),
+        "log-probability 1.0 over 3",
+    ),
+    (add("problem_texts", ProblemText("gone", "?", "1")), "not a row of problems"),
+    (
+        add("problem_texts", ProblemText(FIRST_STEP.problem_id, "Another?", "1")),
+        "is not the text whose SHA-256",
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "expected"), DAMAGES)
 def test_rows_that_do_not_fit(damage: Callable[[Tables], None], expected: str) -> None:
     rows = make_rows()
     damage(rows)
@@ -281,12 +282,37 @@ def test_rows_that_do_not_fit(damage: Callable[[Tables], None], expected: str) -
     assert all(": " in line for line in lines)
 
 
-def test_a_step_between_problems() -> None:
+def write_rows(root: Path, rows: Tables) -> dict[str, list[Path]]:
+    """One file a table; return the files of each."""
+    paths = {}
+    for name, table in rows.items():
+        path = root / name / f"{name}-000.parquet"
+        path.parent.mkdir(parents=True)
+        pq.write_table(make_table(name, table), path)
+        paths[name] = [path]
+    return paths
+
+
+def test_problem_by_problem_the_same_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contents, "_ROWS_PER_RANGE", 1)
+    monkeypatch.setattr(ranges, "_IDS_PER_RANGE", 1)
+    for number, (damage, _) in enumerate(DAMAGES):
+        rows = make_rows()
+        damage(rows)
+        paths = write_rows(tmp_path / str(number), rows)
+        assert set(find_content_problems(paths, tmp_path)) == set(find_row_problems(rows))
+
+
+def test_a_step_between_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = make_rows()
     rows["states"].append(make_row(OTHER_PROBLEM))
     rows["steps"][0]["next_state_id"] = OTHER_PROBLEM.id
     (line,) = find_row_problems(rows)
     assert f"steps {FIRST_STEP.id}: leads from problem tiny/test/0 to tiny/test/1" in line
+    monkeypatch.setattr(contents, "_ROWS_PER_RANGE", 1)
+    assert find_content_problems(write_rows(tmp_path, rows), tmp_path) == [line]
 
 
 def test_failed_attempts_are_no_problem() -> None:

@@ -2,9 +2,9 @@
 
 Modules: ``schema`` (tables), ``files`` (one file), ``manifest`` (which files), ``writer`` (append
 rows), ``journal`` (rows that no crash loses), ``index`` (what is recorded of some problems),
-``reading`` (tables), ``compaction`` (few ordered files), ``database`` (SQL; the only module that
-imports duckdb), ``verification`` and ``links`` (every problem of a store), ``subset`` (some
-problems as a store of their own).
+``reading`` (tables), ``ranges`` (tables larger than memory), ``compaction`` (few ordered files),
+``database`` (SQL; the only module that imports duckdb), ``verification``, ``contents`` and
+``links`` (every problem of a store), ``subset`` (some problems as a store of their own).
 """
 
 from routerlib.store.compaction import compact

@@ -1,13 +1,15 @@
 """What rows of a store must satisfy, each alone and together: keys, links, texts, ids.
 
-Invariant: pure functions from rows to lines, one line per problem, in the rows' order.
+Invariant: pure functions from rows to lines, one line per problem, in the rows' order. Rows of one
+problem, with the models, runs and rows of other problems that they point at, can be checked
+without the rest; so can judgements and choices with the ids of the steps that succeeded.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from routerlib.records import compute_state_id, compute_step_id, compute_text_sha256
@@ -25,7 +27,8 @@ _COUNTS = (
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """Rows by id; None for a table that could not be read, whose links are not checked."""
+    """Rows by id; None for a table that could not be read or is left out: links to it are not
+    checked."""
 
     problems: Mapping[str, Row] | None
     models: Mapping[str, Row] | None
@@ -34,8 +37,14 @@ class _Index:
     delimiters: Mapping[str, str]
 
 
-def find_row_problems(rows: Mapping[str, Sequence[Row] | None]) -> list[str]:
-    """Return every problem of the rows of each table (table -> rows, None when unreadable)."""
+def find_row_problems(
+    rows: Mapping[str, Sequence[Row] | None], successes: Set[str] | None = None
+) -> list[str]:
+    """Return every problem of the rows of each table (table -> rows, None when unreadable).
+
+    Links to a table that is left out are not checked. ``successes`` are the ids of the steps that
+    succeeded: by default those among the rows of ``steps``.
+    """
     found = [
         f"{name}: could not be read in full, so links to and from it were not checked; mend it "
         "and verify again"
@@ -45,28 +54,28 @@ def find_row_problems(rows: Mapping[str, Sequence[Row] | None]) -> list[str]:
     for name, table in rows.items():
         found += _find_duplicates(name, table or ())
     index = _make_index(rows)
-    for run in rows["runs"] or ():
+    for run in rows.get("runs") or ():
         if run["id"] not in index.delimiters:
             found.append(
                 f"runs {run['id']}: its configuration is not JSON with a text 'delimiter': "
                 f"{_RECORD_AGAIN}"
             )
-    for state in rows["states"] or ():
+    for state in rows.get("states") or ():
         found += _explain("states", state["id"], _check_state(state, index))
-    steps = rows["steps"] or ()
-    for step in steps:
+    steps = rows.get("steps")
+    for step in steps or ():
         found += _explain("steps", step["id"], _check_step(step, index))
-    found += _find_attempt_problems(steps)
-    successes = {step["id"] for step in steps if step["error"] is None}
-    for judgement in rows["judgements"] or ():
-        lines = _check_judgement(judgement, index, None if rows["steps"] is None else successes)
+    found += _find_attempt_problems(steps or ())
+    if successes is None and steps is not None:
+        successes = {step["id"] for step in steps if step["error"] is None}
+    for judgement in rows.get("judgements") or ():
+        lines = _check_judgement(judgement, index, successes)
         found += _explain("judgements", judgement["step_id"], lines)
-    for choice in rows["choices"] or ():
-        lines = _check_choice(choice, None if rows["steps"] is None else successes)
-        found += _explain("choices", choice["step_id"], lines)
-    for score in rows["prompt_scores"] or ():
+    for choice in rows.get("choices") or ():
+        found += _explain("choices", choice["step_id"], _check_choice(choice, successes))
+    for score in rows.get("prompt_scores") or ():
         found += _explain("prompt_scores", score["problem_id"], _check_prompt_score(score, index))
-    for text in rows["problem_texts"] or ():
+    for text in rows.get("problem_texts") or ():
         found += _explain("problem_texts", text["problem_id"], _check_problem_text(text, index))
     return found
 
@@ -77,11 +86,11 @@ def _explain(name: str, key: str, lines: Iterator[str]) -> Iterator[str]:
 
 def _make_index(rows: Mapping[str, Sequence[Row] | None]) -> _Index:
     def by_id(name: str) -> dict[str, Row] | None:
-        table = rows[name]
+        table = rows.get(name)
         return None if table is None else {row["id"]: row for row in table}
 
     delimiters = {}
-    for run in rows["runs"] or ():
+    for run in rows.get("runs") or ():
         try:
             delimiter = json.loads(run["configuration"])["delimiter"]
         except (ValueError, KeyError, TypeError):
@@ -98,10 +107,15 @@ def _find_duplicates(name: str, rows: Sequence[Row]) -> Iterator[str]:
     keys = Counter(tuple(row[column] for column in PRIMARY_KEYS[name]) for row in rows)
     for key, count in keys.items():
         if count > 1:
-            yield (
-                f"{name} {', '.join(map(str, key))}: {count} rows have this key: "
-                "`routerlib compact` merges equal ones and names the others"
-            )
+            yield describe_duplicate(name, ", ".join(map(str, key)), count)
+
+
+def describe_duplicate(name: str, key: str, count: int) -> str:
+    """Return the line that says that ``count`` rows of a table have one key."""
+    return (
+        f"{name} {key}: {count} rows have this key: `routerlib compact` merges equal ones and "
+        "names the others"
+    )
 
 
 def _find_missing(name: str, key: str, rows: Mapping[str, Row] | None) -> Iterator[str]:
@@ -202,7 +216,7 @@ def _find_attempt_problems(steps: Sequence[Row]) -> Iterator[str]:
             yield f"steps {step_id}: {line}: {_RECORD_AGAIN}"
 
 
-def _check_judgement(judgement: Row, index: _Index, successes: set[str] | None) -> Iterator[str]:
+def _check_judgement(judgement: Row, index: _Index, successes: Set[str] | None) -> Iterator[str]:
     yield from _find_missing("models", judgement["judge_model_id"], index.models)
     if successes is not None and judgement["step_id"] not in successes:
         yield f"scores step {judgement['step_id']!r}, which has no successful row"
@@ -213,7 +227,7 @@ def _check_judgement(judgement: Row, index: _Index, successes: set[str] | None) 
         yield f"has score {judgement['score']}, outside [0, 1]"
 
 
-def _check_choice(choice: Row, successes: set[str] | None) -> Iterator[str]:
+def _check_choice(choice: Row, successes: Set[str] | None) -> Iterator[str]:
     if successes is not None and choice["step_id"] not in successes:
         yield f"chose step {choice['step_id']!r}, which has no successful row"
     if not 0 < choice["probability"] <= 1:

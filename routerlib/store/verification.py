@@ -2,23 +2,24 @@
 
 Invariant: every problem is one line that names the file or the row, what is wrong, and what to
 do; the search goes on after each. Where a table cannot be read, the links to it are not checked,
-and a line says so.
+and a line says so. Memory holds the states and steps of some problems at a time.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from routerlib.errors import ManifestMismatchError, SchemaVersionError, StoreError
+from routerlib.errors import ManifestMismatchError, SchemaVersionError
+from routerlib.store.contents import find_content_problems
 from routerlib.store.files import is_shard, list_files
 from routerlib.store.journal import get_journal_path
-from routerlib.store.links import find_row_problems
 from routerlib.store.manifest import MANIFEST_NAME, Manifest, find_mismatches, load_manifest
-from routerlib.store.reading import JOURNAL_NAME, read_files
-from routerlib.store.schema import TABLES, Row
+from routerlib.store.reading import JOURNAL_NAME
+from routerlib.store.schema import TABLES
 
 
 def verify(root: Path) -> list[str]:
@@ -47,10 +48,9 @@ def verify(root: Path) -> list[str]:
         problems.append(str(error))
     else:
         problems += _find_manifest_problems(root, manifest)
-    rows: dict[str, list[Row] | None] = {}
-    for name in reversed(TABLES):  # targets last: a writer may be adding rows
-        rows[name] = _read_rows(root, name, problems)
-    problems += find_row_problems({name: rows[name] for name in TABLES})
+    paths = {name: list_files(root, name) for name in reversed(TABLES)}  # a writer may add rows
+    with tempfile.TemporaryDirectory(prefix="routerlib-") as folder:
+        problems += find_content_problems(paths, Path(folder))
     return problems
 
 
@@ -86,17 +86,3 @@ def _check_row_count(path: Path, expected: int) -> Iterator[str]:
             f"{path} has {rows} rows, the manifest says {expected}: restore both from version "
             "control"
         )
-
-
-def _read_rows(root: Path, name: str, problems: list[str]) -> list[Row] | None:
-    """The rows of all files, nothing merged; None, and lines in ``problems``, when a file cannot
-    be read."""
-    rows: list[Row] = []
-    failed = False
-    for path in list_files(root, name):
-        try:
-            rows += read_files([path], name).to_pylist()
-        except StoreError as error:
-            problems.append(str(error))
-            failed = True
-    return None if failed else rows
