@@ -14,6 +14,8 @@ from pathlib import Path
 from bench.collector_overhead import CollectorSettings, measure_collector
 from bench.measurement import Measurement, render_table
 from bench.prefix_cache import measure_prefix_cache
+from bench.store_scale import measure_store_scale
+from bench.store_write import measure_store_write
 from routerlib import paths
 from routerlib.serve import ENGINES
 
@@ -32,6 +34,8 @@ BENCHMARKS: dict[str, Benchmark] = {
             problems=options.problems,
         )
     ),
+    "store-write": lambda options: measure_store_write(options.traces),
+    "store-scale": lambda options: measure_store_scale(options.steps),
 }
 
 
@@ -52,6 +56,9 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     server.add_argument(
         "--problems", type=int, default=COLLECTOR.problems, help="problems of one set"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=10_000_000, help="size of the synthetic store (store-scale)"
     )
     parser.add_argument("--output", type=Path, default=paths.BUILD / "bench.json")
     options = parser.parse_args(arguments)

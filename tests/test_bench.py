@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as command
+from bench import store_scale
 from bench.collector_overhead import CollectorSettings, measure_collector
 from bench.measurement import Measurement, render_table
 from bench.prefix_cache import measure_prefix_cache, simulate
 from bench.prompt_tree import Call, count_unique_tokens, group_lengths
+from bench.store_scale import OPERATIONS, main, measure_store_scale, read_peak_mb, run_apart
+from bench.store_write import measure_store_write
+from bench.synthetic_store import count_problems, write_synthetic_store
+from routerlib.store import compact, load_table, verify
 
 
 def make_call(text: str, next_text: str, prompt_tokens: int, problem: str = "p") -> Call:
@@ -71,3 +76,40 @@ def test_collector_and_bare_loop_ask_the_same() -> None:
     (found,) = measure_collector(settings)
     assert found.detail["calls"]["collector"] == found.detail["calls"]["bare"][::-1]
     assert found.value > 0
+
+
+def test_writer_and_copy_write_the_same_rows(tiny_store: Path) -> None:
+    ratio, size = measure_store_write(tiny_store, repetitions=1)
+    assert ratio.detail["rows"] == 40
+    assert ratio.value > 0
+    columns = size.detail["bytes_per_step_by_column"]
+    assert columns.keys() == set(load_table(tiny_store, "steps").column_names)
+    assert size.value == pytest.approx(sum(columns.values()))
+    few, _ = measure_store_write(tiny_store, most_steps=1, repetitions=1)
+    assert 0 < few.detail["rows"] < 40  # one problem, whole
+
+
+def test_a_synthetic_store_is_sound(tmp_path: Path) -> None:
+    write_synthetic_store(tmp_path, 100)
+    assert count_problems(100) == 2
+    compact(tmp_path)
+    assert verify(tmp_path) == []
+    assert load_table(tmp_path, "steps").num_rows == 124
+    assert load_table(tmp_path, "states").num_rows == 126
+
+
+def test_a_synthetic_store_is_measured_in_processes_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_here(operation: str, root: Path, steps: int) -> dict[str, float]:
+        main([operation, str(root), str(steps)])
+        numbers: dict[str, float] = json.loads(capsys.readouterr().out)
+        return numbers
+
+    assert run_apart("write", tmp_path, 100)["peak_mb"] > 10
+    monkeypatch.setattr(store_scale, "run_apart", run_here)
+    found = measure_store_scale(100)
+    assert len(found) == len(OPERATIONS)
+    assert found[0].detail["operations"].keys() == OPERATIONS.keys()
+    assert all(m.value > 0 for m in found)
+    assert read_peak_mb() > 10
