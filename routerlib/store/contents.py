@@ -39,8 +39,11 @@ _PROBLEM_KEYS = {
 }
 _STEP_KEYS = {"steps": "id", "choices": "step_id", "judgements": "step_id"}
 _WHOLE = ("models", "runs")
-# Of a problem only what others point at is compared; its other columns are read and not kept.
-_COLUMNS = {"problems": ["id", "text_sha256"]}
+# Columns that no check of rows needs: they are read, to find damage, and not kept.
+_UNCHECKED = {"token_logprobs", "latency_s", "finish_reason", "ended_by", "request_id"} | {
+    "requested_model",
+    "returned_model",
+}
 
 
 def find_content_problems(paths: Paths, folder: Path) -> list[str]:
@@ -89,7 +92,7 @@ def _check_problems(
         if name in paths and name in ("states", "steps"):
             large[name] = RangedTable(name, paths[name], key, ranges, folder)
         elif name in paths:
-            small[name] = read_files(paths[name], name, _COLUMNS.get(name))
+            small[name] = read_files(paths[name], name, _get_checked(name))
     whole: dict[str, list[Row] | None] = {
         name: read_files(paths[name], name).to_pylist() for name in _WHOLE if name in paths
     }
@@ -97,7 +100,7 @@ def _check_problems(
     for number, keys in enumerate(ranges):
         rows = dict(whole)
         for name, table in large.items():
-            rows[name] = table.read(number).to_pylist()
+            rows[name] = table.read(number, _get_checked(name)).to_pylist()
         foreign = _read_foreign_states(rows, paths)
         rows["states"] = None if "states" in unreadable else [*(rows["states"] or ()), *foreign]
         others = pa.array({row["problem_id"] for row in foreign}, pa.string())
@@ -142,8 +145,9 @@ def _check_remarks(paths: Paths) -> Iterator[str]:
     keys = {name: key for name, key in _STEP_KEYS.items() if name in paths}
     models = read_files(paths["models"], "models").to_pylist() if "models" in paths else None
     ranges = make_id_ranges(paths, keys)
+    columns = {name: _get_checked(name) for name in keys} | {"steps": ["id", "error"]}
     tables = {
-        name: iterate_ids(name, paths[name], _get_columns(name), key, ranges)
+        name: iterate_ids(name, paths[name], columns[name], key, ranges)
         for name, key in keys.items()
     }
     for _ in ranges:
@@ -159,5 +163,5 @@ def _check_remarks(paths: Paths) -> Iterator[str]:
         yield from find_row_problems(rows, successes)
 
 
-def _get_columns(name: str) -> list[str]:
-    return ["id", "error"] if name == "steps" else make_schema(name).names
+def _get_checked(name: str) -> list[str]:
+    return [column for column in make_schema(name).names if column not in _UNCHECKED]
