@@ -58,7 +58,10 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--problems", type=int, default=COLLECTOR.problems, help="problems of one set"
     )
     parser.add_argument(
-        "--steps", type=int, default=10_000_000, help="size of the synthetic store (store-scale)"
+        "--steps",
+        type=int,
+        default=10_000_000,
+        help="size of the synthetic store (store-scale); a million take about a minute",
     )
     parser.add_argument("--output", type=Path, default=paths.BUILD / "bench.json")
     options = parser.parse_args(arguments)

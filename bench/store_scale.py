@@ -30,7 +30,7 @@ _OPENED_PROBLEMS = 100
 
 def measure_store_scale(steps: int) -> list[Measurement]:
     """Return peak memory of what is done with a store of ``steps`` steps, and the time of a
-    summary query. The store takes some 0.4 kB of disk a step while it lives."""
+    summary query. The store is a temporary one: up to about 1 kB of disk a step, in compaction."""
     found = []
     with tempfile.TemporaryDirectory(prefix="routerlib-") as folder:
         root = Path(folder) / "store"

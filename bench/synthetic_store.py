@@ -31,8 +31,8 @@ MODELS = ("synthetic-small", "synthetic-large")
 DEPTH = 5
 DELIMITER = "\n"
 _PROBLEMS_PER_SHARD = 800
-_TOKENS, _ALTERNATIVES = 20, 5
-_WORDS = ["apples", "pens", "costs", "each", "more", "left", "half", "twice"]
+_TOKENS, _ALTERNATIVES = 20, 10
+_WORDS = ["apples", "pens", "costs", "each", "more", "left", "half", "twice", "sum", "then"]
 
 
 @dataclass(frozen=True, slots=True)
