@@ -16,6 +16,7 @@ from routerlib.collect_command import SMALL, add_collect_command, print_report
 from routerlib.engine_process import signals_raise
 from routerlib.errors import RouterlibError
 from routerlib.judge_command import add_judge_command
+from routerlib.score_command import add_score_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_model_commands(commands)
     add_collect_command(commands)
     add_judge_command(commands)
+    add_score_command(commands)
     _add_store_commands(commands)
     _add_notebook_commands(commands)
     return parser

@@ -8,6 +8,7 @@ earlier one does. NaN says "not recorded" (a server without log-probabilities, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -49,6 +50,14 @@ _FIELDS = (
     Field("problem_n_money", "count", "before", "problem", "amounts of money"),
     Field("problem_n_times_words", "count", "before", "problem", "times, twice, half, each ..."),
     Field("problem_question_words", "words", "before", "problem", "words of the question itself"),
+    Field(
+        "problem_small_logprob",
+        "nats",
+        "probe",
+        "problem",
+        "mean token log-probability of the problem's text by the small model, in the same prefill "
+        "that the probe is billed for",
+    ),
     Field("depth", "decisions", "before", "position", "decisions taken before this one"),
     Field("steps_tokens", "tokens", "before", "position", "tokens written so far, by any model"),
     Field(
@@ -116,19 +125,23 @@ def get_feature_names(feature_set: str, protocol: DecisionProtocol) -> tuple[str
     >>> get_feature_names("confidence_only", "before")[:2]
     ('last_mean_logprob', 'last_min_logprob')
     """
-    groups: dict[str, set[FieldGroup]] = {
-        "all": {"problem", "position", "text", "confidence"},
-        "no_logprobs": {"problem", "position", "text"},
-        "position_only": {"position"},
-        "confidence_only": {"confidence"},
+    chosen: dict[str, Callable[[Field], bool]] = {
+        "all": lambda field: True,
+        "no_logprobs": lambda field: not _is_of_logprobs(field),
+        "position_only": lambda field: field.group == "position",
+        "confidence_only": _is_of_logprobs,
     }
-    if feature_set not in groups:
+    if feature_set not in chosen:
         raise ValueError(
             f"unknown feature set {feature_set!r}: choose one of {', '.join(FEATURE_SETS)}"
         )
     protocol = check_protocol(protocol)
-    chosen = groups[feature_set]
-    return tuple(f.name for f in _FIELDS if f.group in chosen and is_visible(f, protocol))
+    is_chosen = chosen[feature_set]
+    return tuple(f.name for f in _FIELDS if is_chosen(f) and is_visible(f, protocol))
+
+
+def _is_of_logprobs(field: Field) -> bool:
+    return field.group == "confidence" or field.unit == "nats"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -165,6 +178,11 @@ class Observations:
         if name in FIELDS and not is_visible(FIELDS[name], self.protocol):
             raise _make_hidden_error(name, self.protocol)
         raise KeyError(f"no field {name!r} here: there are {', '.join(self.names)}")
+
+    def list_recorded(self) -> tuple[str, ...]:
+        """Return the names of the fields that at least one node has recorded, in order."""
+        known = np.flatnonzero(np.isfinite(self.values).any(axis=0))
+        return tuple(self.names[column] for column in known)
 
     def take(self, names: tuple[str, ...]) -> Observations:
         """Return the same nodes with only these fields, in this order. Raises like ``column``."""

@@ -9,14 +9,13 @@ ends a run, the scores of all answers are handed to the writer and flushed.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from routerlib.errors import ModelError, get_first_error
+from routerlib.calls import CallReport, make_calls
 from routerlib.judge_prompts import (
     JUDGE_PROMPTS,
     JudgePrompt,
@@ -71,31 +70,10 @@ class Draft:
 
 
 @dataclass(slots=True)
-class JudgeReport:
-    """What a run did so far; also what a progress bar shows.
+class JudgeReport(CallReport):
+    """What a run did so far, and the number of ``drafts``, judged before or not."""
 
-    ``problems_skipped`` counts problems that are not recorded, ``recorded_before`` the judgements
-    that were there when the run started, ``calls`` answered and failed calls. Tokens are the
-    judge's own; ``started`` is the monotonic clock's reading at the start, in seconds.
-    """
-
-    problems_total: int = 0
-    problems_skipped: int = 0
     drafts: int = 0
-    calls_expected: int = 0
-    recorded_before: int = 0
-    calls: int = 0
-    errors: int = 0
-    retries: int = 0
-    prompt_tokens: int = 0
-    cached_prompt_tokens: int = 0
-    last_error: str = ""
-    started: float = 0.0
-
-    @property
-    def calls_per_s(self) -> float:
-        elapsed = time.monotonic() - self.started
-        return self.calls / elapsed if elapsed > 0 else 0.0
 
 
 class Judge:
@@ -120,7 +98,6 @@ class Judge:
         self.config = config
         self.report = JudgeReport()
         self._on_change = on_change
-        self._failures_in_a_row = 0
         self._shared_prompt_tokens: dict[str, int] = {}
 
     async def judge_drafts(self, problems: Sequence[Problem]) -> JudgeReport:
@@ -138,7 +115,6 @@ class Judge:
             for draft, name in wanted
             if not self.writer.has_judgement(draft.step_id, self.card.id, name)
         ]
-        self._failures_in_a_row = 0
         self.report = JudgeReport(
             problems_total=len(problems),
             problems_skipped=len(problems) - len(recorded),
@@ -154,27 +130,21 @@ class Judge:
         try:
             for question in dict.fromkeys(question for _, question in missing):
                 await self._measure_shared_prompt(question)
-            await self._ask_all(missing)
-        except BaseExceptionGroup as group:  # of the tasks: the first error cancelled the others
-            raise get_first_error(group) from group
+            await make_calls(
+                missing,
+                self._ask,
+                self.report,
+                model_id=self.card.id,
+                concurrency=self.config.concurrency,
+                max_consecutive_failures=self.config.max_consecutive_failures,
+                on_change=lambda: self._on_change(self.report),
+            )
         finally:
             self.writer.flush()
         return self.report
 
-    async def _ask_all(self, missing: Sequence[tuple[Draft, JudgePrompt]]) -> None:
-        waiting = iter(missing)
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(self.config.concurrency, len(missing))):
-                group.create_task(self._ask_each(waiting))
-
-    async def _ask_each(self, waiting: Iterator[tuple[Draft, JudgePrompt]]) -> None:
-        for draft, question in waiting:
-            try:
-                await self._ask(draft, question)
-            except ModelError as error:
-                self._note_failure(error)
-
-    async def _ask(self, draft: Draft, question: JudgePrompt) -> None:
+    async def _ask(self, asked: tuple[Draft, JudgePrompt]) -> None:
+        draft, question = asked
         request = make_judge_request(draft, question, self.config)
         completion = await self.model.complete(request)
         self.report.retries += completion.retries
@@ -193,22 +163,6 @@ class Judge:
                 latency_s=completion.latency_s,
             )
         )
-        self._failures_in_a_row = 0
-        self.report.calls += 1
-        self._on_change(self.report)
-
-    def _note_failure(self, error: ModelError) -> None:
-        self.report.calls += 1
-        self.report.errors += 1
-        self.report.last_error = f"{type(error).__name__}: {error}"
-        self._on_change(self.report)
-        self._failures_in_a_row += 1
-        if self._failures_in_a_row >= self.config.max_consecutive_failures:
-            raise ModelError(
-                f"{self._failures_in_a_row} calls of the judge {self.card.id} in a row failed, the "
-                f"last one with {self.report.last_error}. All that was answered is recorded: mend "
-                "the cause and start the same run again"
-            ) from error
 
     async def _measure_shared_prompt(self, question: JudgePrompt) -> None:
         """Count the tokens that the prompts of a question share, with one call."""

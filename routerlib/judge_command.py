@@ -24,6 +24,7 @@ from routerlib.serve import CONCURRENCY, ENGINES
 from routerlib.weights import get_model_card
 
 if TYPE_CHECKING:
+    from routerlib.calls import CallReport
     from routerlib.judge import Judge, JudgeReport
     from routerlib.records import Problem
 
@@ -75,7 +76,7 @@ def run_judge(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as opened:
         writer = opened.enter_context(TraceWriter(options.traces))
         model = open_model(options, "judge", card, config.concurrency, opened)
-        bar = opened.enter_context(contextlib.closing(_Bar()))
+        bar = opened.enter_context(contextlib.closing(CallBar()))
         return _record(Judge(model, card, writer, config, on_change=bar.show), problems)
 
 
@@ -89,21 +90,33 @@ def _record(judge: Judge, problems: Sequence[Problem]) -> int:
     try:
         report = run_cancellable(record())
     except asyncio.CancelledError:
-        print("\nstopped; what was answered is recorded: run the same command to go on")
-        return 130
-    print(
-        f"\n{report.drafts} drafts of {report.problems_total - report.problems_skipped} problems "
+        return print_outcome(None, "")
+    return print_outcome(report, f"{report.drafts} drafts of {describe_calls(report)}")
+
+
+def describe_calls(report: CallReport) -> str:
+    """Return a sentence on what a run found and did."""
+    return (
+        f"{report.problems_total - report.problems_skipped} problems "
         f"({report.problems_skipped} not recorded): {report.recorded_before} scores were there, "
         f"{report.calls} calls ({report.errors} failed, {report.retries} retried), "
         f"{report.prompt_tokens} prompt tokens, {report.cached_prompt_tokens} of them cached"
     )
+
+
+def print_outcome(report: CallReport | None, sentence: str) -> int:
+    """Print how a run ended, None for one that was stopped, and return the exit status."""
+    if report is None:
+        print("\nstopped; what was answered is recorded: run the same command to go on")
+        return 130
+    print(f"\n{sentence}")
     if report.errors:
         print(f"the last failure was {report.last_error}")
         print("run the same command again: it asks only for the calls that failed")
     return 1 if report.errors else 0
 
 
-class _Bar:
+class CallBar:
     """A progress bar of calls with calls/s and errors."""
 
     def __init__(self) -> None:
@@ -111,7 +124,7 @@ class _Bar:
 
         self._bar = tqdm(unit="call", dynamic_ncols=True, mininterval=1.0)
 
-    def show(self, report: JudgeReport) -> None:
+    def show(self, report: CallReport) -> None:
         self._bar.total = report.calls_expected
         self._bar.set_postfix_str(
             f"{report.calls_per_s:.1f} calls/s, errors {report.errors}", refresh=False

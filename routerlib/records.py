@@ -107,6 +107,16 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class TextScore:
+    """How well a model predicts a text that stands alone: the sum of the log-probabilities of its
+    ``tokens`` tokens but the first, which follows nothing."""
+
+    tokens: int
+    logprob: float
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """What is known of a model. Prices are USD per million tokens, None when the model has no
     published price; ``parameters`` counts weights, embeddings included."""

@@ -70,6 +70,25 @@ def build_reply_of(written: Completion) -> dict[str, Any]:
     )
 
 
+def build_text_score_reply(model: str, *logprobs: float | None) -> dict[str, Any]:
+    """A reply of ``/v1/completions`` as vLLM writes it when it is asked for ``prompt_logprobs``."""
+    entries = [
+        None
+        if value is None
+        else {str(number): {"logprob": value, "rank": 1, "decoded_token": "x"}}
+        for number, value in enumerate(logprobs)
+    ]
+    return {
+        "id": "cmpl-1",
+        "object": "text_completion",
+        "model": model,
+        "choices": [
+            {"index": 0, "text": " How", "finish_reason": "length", "prompt_logprobs": entries}
+        ],
+        "usage": {"prompt_tokens": len(entries), "completion_tokens": 1},
+    }
+
+
 class Handler(BaseHTTPRequestHandler):
     """Plays the script of its server, one act per request; the last act repeats."""
 
@@ -156,6 +175,12 @@ def answer_with(write: Callable[[Request], str]) -> Act:
         reply_with(build_reply_of(written))(handler)
 
     return act
+
+
+def score_words(handler: Handler) -> None:
+    """Give every word of the prompt but the first the log-probability -0.5."""
+    logprobs = [None] + [-0.5] * (len(handler.body["prompt"].split()) - 1)
+    reply_with(build_text_score_reply(handler.body["model"], *logprobs))(handler)
 
 
 def close_mid_body(handler: Handler) -> None:

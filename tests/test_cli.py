@@ -21,7 +21,16 @@ from typing import Any
 
 import duckdb
 import pytest
-from scripted_server import Act, Handler, ScriptedServer, answer_with, fail_with
+from scripted_server import (
+    Act,
+    Handler,
+    ScriptedServer,
+    answer_with,
+    build_reply,
+    fail_with,
+    reply_with,
+    score_words,
+)
 from tiny import TEXTS, add_records, make_tiny_records
 from tiny_models import LATTICE_CALLS, read_asked, write_gsm8k_file, write_solution
 
@@ -281,7 +290,7 @@ def test_a_judge_that_says_something_else(bench: Bench, capsys: pytest.CaptureFi
     bench.large.acts = [answer_with(lambda request: "maybe")]
     capsys.readouterr()
     assert main(list_judge_arguments(bench)) == 1
-    assert "20 calls of the judge" in get_last_line(capsys.readouterr().err)
+    assert f"20 calls of {LARGE_ID} in a row failed" in get_last_line(capsys.readouterr().err)
     bench.large.acts = [
         answer_with(lambda r: "9" if r.messages[-1].content.endswith("Score=") else "maybe")
     ]
@@ -292,6 +301,38 @@ def test_a_judge_that_says_something_else(bench: Bench, capsys: pytest.CaptureFi
     assert get_last_line(out) == (
         "run the same command again: it asks only for the calls that failed"
     )
+
+
+def test_scoring_the_texts_of_problems(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*bench.list_arguments(), "--limit", "2", "--engine", "vllm"]) == 0
+    bench.small.acts = [score_words]
+    arguments = ["score-prompts", *list_judge_arguments(bench)[1:]]
+    at = arguments.index("--judge-url")
+    arguments[at : at + 2] = ["--model-url", bench.small.url]
+    capsys.readouterr()
+    for calls, recorded in ((2, 0), (0, 2)):
+        assert main(arguments) == 0
+        assert get_last_line(capsys.readouterr().out).startswith(
+            f"2 problems (1 not recorded): {recorded} scores were there, {calls} calls (0 failed"
+        )
+    rows = load_table(bench.folder / "traces", "prompt_scores").to_pylist()
+    assert {row["model_id"] for row in rows} == {f"{SMALL_ID}-bf16"}
+    assert all(row["logprob"] == -0.5 * (row["tokens"] - 1) for row in rows)
+    assert main(["verify", "--traces", str(bench.folder / "traces")]) == 0
+
+
+def test_an_engine_that_scores_no_texts(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """A llama.cpp server answers without the field."""
+    assert main(bench.list_arguments()) == 0
+    bench.small.acts = [reply_with(build_reply(model=SMALL_ID))]
+    arguments = ["score-prompts", *list_judge_arguments(bench)[1:], "--engine", "llamacpp"]
+    at = arguments.index("--judge-url")
+    arguments[at : at + 2] = ["--model-url", bench.small.url]
+    capsys.readouterr()
+    assert main(arguments) == 1
+    out = capsys.readouterr().out
+    assert "3 calls (3 failed" in out
+    assert "this engine does not give them; ask one that does (--engine vllm)" in out
 
 
 COMMAND = """

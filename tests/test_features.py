@@ -28,7 +28,7 @@ from routerlib.features import (
 
 def test_every_problem_feature_is_a_field() -> None:
     names = [name for name in FIELDS if name.startswith("problem_")]
-    assert names == [f"problem_{name}" for name in PROBLEM_FEATURES]
+    assert names == [*(f"problem_{name}" for name in PROBLEM_FEATURES), "problem_small_logprob"]
 
 
 def test_every_field_says_what_it_is() -> None:
@@ -39,6 +39,8 @@ def test_every_field_says_what_it_is() -> None:
         assert field.protocol in PROTOCOLS
         if name.startswith(("probe_", "draft_")):
             assert field.protocol == name.split("_")[0]
+        elif name == "problem_small_logprob":  # of the prefill that a probe pays for
+            assert (field.protocol, field.group) == ("probe", "problem")
         else:
             assert field.protocol == "before"
 
@@ -118,6 +120,13 @@ def test_taking_columns_and_rows() -> None:
         part.column("share_large")
 
 
+def test_fields_that_no_node_has_recorded() -> None:
+    values = np.array([[np.nan, 1.0, np.nan], [np.nan, np.nan, np.inf]])
+    seen = Observations(("last_mean_logprob", "depth", "min_logprob"), values, "before")
+    assert seen.list_recorded() == ("depth",)
+    assert seen.rows(np.array([1])).list_recorded() == ()
+
+
 def test_feature_sets() -> None:
     for protocol in PROTOCOLS:
         every = get_feature_names("all", protocol)
@@ -132,6 +141,7 @@ def test_feature_sets() -> None:
     )
     assert "depth" in get_feature_names("position_only", "before")
     assert "probe_entropy" in get_feature_names("confidence_only", "probe")
+    assert "problem_small_logprob" in get_feature_names("confidence_only", "probe")
     assert len({get_feature_names(name, "draft") for name in FEATURE_SETS}) == len(FEATURE_SETS)
     with pytest.raises(ValueError, match="unknown feature set 'best'"):
         get_feature_names("best", "draft")
@@ -166,7 +176,7 @@ def test_standardiser_refuses_a_protocol_that_hides_its_fields() -> None:
     lattice = build_hand_lattice()
     standardiser = Standardiser.fit(lattice.observe("probe"))
     assert standardiser.transform(lattice.observe("draft")).shape == (6, len(standardiser.names))
-    with pytest.raises(HiddenFieldError, match="probe_entropy"):
+    with pytest.raises(HiddenFieldError, match="problem_small_logprob"):
         standardiser.transform(lattice.observe("before"))
 
 

@@ -214,7 +214,7 @@ def test_failures_in_a_row_end_the_run_and_keep_what_was_answered(root: Path) ->
     model = make_judge(grow_tired)
     config = replace(CONFIG, max_consecutive_failures=3)
     with pytest.raises(
-        ModelError, match=r"3 calls of the judge .* failed, .*the plug is out\. All"
+        ModelError, match=r"3 calls of tiny-large in a row failed, .*the plug is out\. All"
     ):
         judge_all(root, model, config)
     assert model.calls <= 7 + 3 + 1  # one more may be in flight

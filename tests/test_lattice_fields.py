@@ -169,6 +169,27 @@ def test_problem_features_are_the_problems() -> None:
         assert lattice.fields["problem_n_words"][node] == 10 * row[problem] + 1
 
 
+def test_the_small_models_log_probability_of_a_problem() -> None:
+    """Per token that follows another; only the small model's scores count."""
+    tables = make_hand_tables()
+    assert np.isnan(build_hand_lattice().fields["problem_small_logprob"]).all()
+    scores = pl.DataFrame(
+        {
+            "problem_id": ["p", "p", "q", "gone"],
+            "model_id": ["large", "small", "large", "small"],
+            "tokens": [9, 5, 9, 9],
+            "logprob": [-1.0, -6.0, -1.0, -1.0],
+        }
+    )
+    lattice = build(replace(tables, prompt_scores=scores), ("small", "large"), 2)
+    of_problem = {"p": -6.0 / 4, "q": NAN}
+    expected = [of_problem[lattice.problem_ids[number]] for number in lattice.node_problem]
+    np.testing.assert_array_equal(lattice.fields["problem_small_logprob"], expected)
+    single = scores.with_columns(tokens=1, logprob=0.0)
+    lattice = build(replace(tables, prompt_scores=single), ("small", "large"), 2)
+    assert np.isnan(lattice.fields["problem_small_logprob"]).all()
+
+
 def test_more_models_share_the_scale_of_authors() -> None:
     tables = make_hand_tables()
     renamed = replace(

@@ -24,7 +24,7 @@ LAYERS = (
     | {"latex", "costs"},
     {"models", "store", "weights"},
     {"collect", "collect_rows", "plans", "serve", "engine_process", "vllm_engine", "dequantise"}
-    | {"judge", "lattice", "features"},
+    | {"calls", "judge", "prompt_scores", "lattice", "features"},
     {"policies", "train"},
     {"calibrate", "evaluate", "metrics", "exploration"},
     {
@@ -38,11 +38,11 @@ LAYERS = (
         "datacard",
     }
     | {"notebooks", "notebook_parameters", "notebook_style", "verification"}
-    | {"cli", "collect_command", "judge_command"},
+    | {"cli", "collect_command", "judge_command", "score_command"},
 )
 LAYER_OF = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 
-RECORDING = {"collect", "judge", "serve", "collect_command", "judge_command", "cli"}
+RECORDING = {"collect", "judge", "prompt_scores", "serve", "collect_command", "cli"}
 VENDORS = {"openai", "anthropic", "huggingface_hub", "xllamacpp", "reasoning_gym", "transformers"}
 
 
@@ -187,7 +187,7 @@ def test_importing_opens_no_data_reads_no_key_and_needs_no_vendor() -> None:
 
 def test_the_library_does_not_print() -> None:
     for path in SOURCES:
-        if get_unit(path) in {"cli", "collect_command", "judge_command"}:
+        if get_unit(path) in {"cli", "collect_command", "judge_command", "score_command"}:
             continue
         called = {
             node.func.id

@@ -17,6 +17,7 @@ from scripted_server import (
     Handler,
     ScriptedServer,
     build_reply,
+    build_text_score_reply,
     close_mid_body,
     entry,
     fail_with,
@@ -26,7 +27,7 @@ from scripted_server import (
 from routerlib.errors import ModelError, TransientModelError
 from routerlib.models.chat_reply import read_completion
 from routerlib.models.openai_compatible import Backoff, OpenAICompatibleModel, build_body
-from routerlib.records import Completion, Message, Request, Sampling
+from routerlib.records import Completion, Message, Request, Sampling, TextScore
 
 ASK = Request(
     (Message("system", "One step per line."), Message("user", "What is 1 + 1?")),
@@ -107,6 +108,75 @@ def test_a_plain_server_repeats_the_prefill(server: ScriptedServer) -> None:
     completion = ask(make_model(server, prefill="plain"), CONTINUE)
     assert completion.text == "Answer: 2"
     assert "continue_final_message" not in server.bodies[0]
+
+
+def score(model: OpenAICompatibleModel, text: str = "Tom has 2 pens.") -> TextScore:
+    async def call() -> TextScore:
+        try:
+            return await model.score_text(text)
+        finally:
+            await model.aclose()
+
+    return asyncio.run(call())
+
+
+def test_a_text_is_scored(server: ScriptedServer) -> None:
+    server.acts = [
+        fail_with(500),
+        reply_with(build_text_score_reply("served-name", None, -9.5, -0.25, -1.25)),
+    ]
+    assert score(make_model(server)) == TextScore(tokens=4, logprob=-11.0, retries=1)
+    assert server.bodies[0] == {
+        "model": "served-name",
+        "prompt": "Tom has 2 pens.",
+        "max_tokens": 1,
+        "temperature": 0.0,
+        "prompt_logprobs": 0,
+    }
+
+
+def test_a_text_of_one_token_has_no_log_probability(server: ScriptedServer) -> None:
+    server.acts = [reply_with(build_text_score_reply("served-name", None))]
+    assert score(make_model(server)) == TextScore(tokens=1, logprob=0.0)
+
+
+TWO_GIVEN = {"1": {"logprob": -1.0}, "2": {"logprob": -2.0}}
+
+
+@pytest.mark.parametrize(
+    ("prompt_logprobs", "message"),
+    [
+        (..., "without log-probabilities of the prompt .*this engine does not give them"),
+        (None, "prompt_logprobs is None"),
+        ([], "prompt_logprobs is \\[\\]"),
+        ([None, None], "cannot be read"),
+        ([None, TWO_GIVEN], "cannot be read"),
+        ([None, {"1": {}}], "cannot be read"),
+        ([None, {"1": {"logprob": -9999.0}}], "it is -9999.0"),
+    ],
+)
+def test_a_text_score_that_cannot_be_read(
+    server: ScriptedServer, prompt_logprobs: Any, message: str
+) -> None:
+    """llama.cpp leaves the field out."""
+    reply = build_text_score_reply("served-name", None, -1.0)
+    if prompt_logprobs is ...:
+        del reply["choices"][0]["prompt_logprobs"]
+    else:
+        reply["choices"][0]["prompt_logprobs"] = prompt_logprobs
+    server.acts = [reply_with(reply)]
+    with pytest.raises(ModelError, match=message):
+        score(make_model(server))
+    assert len(server.bodies) == 1
+
+
+def test_a_text_score_of_another_model_or_without_a_choice(server: ScriptedServer) -> None:
+    server.acts = [reply_with(build_text_score_reply("gpt-other", None, -1.0))]
+    with pytest.raises(ModelError, match="answered as 'gpt-other'"):
+        score(make_model(server))
+    server.acts = [reply_with({"error": "no"})]
+    with pytest.raises(ModelError, match="a reply without a choice"):
+        score(make_model(server))
 
 
 def test_every_sampling_field_reaches_the_body() -> None:

@@ -35,8 +35,9 @@ def observe(rows: list[list[float]]) -> Observations:
 
 def fit_policy(lattice: Lattice, seed: int = 0) -> QueryLevelPolicy:
     """All problem fields of a lattice with random coefficients."""
-    names = tuple(name for name in lattice.fields if FIELDS[name].group == "problem")
-    standardiser = Standardiser.fit(lattice.observe("before").take(names))
+    seen = lattice.observe("before")
+    names = tuple(name for name in seen.names if FIELDS[name].group == "problem")
+    standardiser = Standardiser.fit(seen.take(names))
     rng = np.random.default_rng(seed)
     return QueryLevelPolicy(standardiser, rng.normal(size=len(names)), 0.3)
 

@@ -41,6 +41,26 @@ def test_same_seed_same_policy_other_seed_other_policy(
     assert not np.allclose(outputs(0), outputs(1))
 
 
+def test_a_field_that_is_not_recorded_changes_nothing(
+    first_step_lattice: Lattice, toy_lens: Lens
+) -> None:
+    """It is no input, so a network of the same seed starts from the same weights."""
+    unknown = np.full(first_step_lattice.n_nodes, np.nan)
+    fields = first_step_lattice.fields | {"problem_small_logprob": unknown}
+    other = replace(first_step_lattice, fields=fields)
+    one, two = (
+        train_exact(lattice, FAST, toy_lens, "probe", seed=0)
+        for lattice in (first_step_lattice, other)
+    )
+    assert two.standardiser.names == one.standardiser.names
+    np.testing.assert_array_equal(
+        one.probabilities(other.observe("probe")), two.probabilities(other.observe("probe"))
+    )
+    named = replace(FAST, features=("problem_n_words", "problem_small_logprob"))
+    asked = train_exact(other, named, toy_lens, "probe", seed=0)
+    assert asked.standardiser.names == named.features
+
+
 CHANGES: dict[str, object] = {
     "width": 9,
     "activation": "silu",

@@ -114,17 +114,17 @@ def load_lattice(
 
 
 def load_tables(root: Path) -> TraceTables:
-    """Return the store's problems, states and steps as polars frames, to build several lattices
-    from one reading."""
+    """Return the tables that lattices are built from as polars frames, to build several from one
+    reading."""
     from routerlib.store import load_table  # duckdb is heavy
 
     frames = {}
-    for name in ("problems", "states", "steps"):
+    for name in ("problems", "states", "steps", "prompt_scores"):
         frame = pl.from_arrow(load_table(root, name))
         if not isinstance(frame, pl.DataFrame):
             raise StoreError(f"table {name!r} of {root} is not a table but {type(frame).__name__}")
         frames[name] = frame
-    return TraceTables(frames["problems"], frames["states"], frames["steps"])
+    return TraceTables(**frames)
 
 
 def load_model_cards(root: Path, model_ids: Sequence[str]) -> tuple[ModelCard, ...]:

@@ -27,11 +27,13 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TraceTables:
-    """The store's tables as polars frames, one row per record, columns named as its fields."""
+    """The store's tables as polars frames, one row per record, columns named as its fields.
+    ``prompt_scores`` is None where no text of a problem was scored."""
 
     problems: pl.DataFrame
     states: pl.DataFrame
     steps: pl.DataFrame
+    prompt_scores: pl.DataFrame | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -118,7 +120,8 @@ def index_graph(
         shared_tokens=steps["shared_prompt_tokens"].to_numpy().astype(np.float64),
         completion_tokens=steps["completion_tokens"].to_numpy().astype(np.float64),
         steps=steps,
-        problem_fields=_get_problem_fields(problems),
+        problem_fields=_get_problem_fields(problems)
+        | {"problem_small_logprob": _get_prompt_logprobs(tables.prompt_scores, ids, model_ids[0])},
     )
 
 
@@ -235,3 +238,21 @@ def _get_problem_fields(problems: pl.DataFrame) -> dict[str, FloatArray]:
             raise StoreError(f"problems have a column {column!r} but features.FIELDS no {name!r}")
         fields[name] = problems[column].to_numpy().astype(np.float64)
     return fields
+
+
+def _get_prompt_logprobs(
+    scores: pl.DataFrame | None, problem_ids: pl.Series, model_id: str
+) -> FloatArray:
+    """Return (P,) the mean log-probability of the tokens of each problem's text but the first, by
+    one model; NaN where the text was not scored, or is one token."""
+    values = np.full(len(problem_ids), np.nan)
+    if scores is None:
+        return values
+    means = {
+        row["problem_id"]: row["logprob"] / (row["tokens"] - 1)
+        for row in scores.filter(pl.col("model_id") == model_id).iter_rows(named=True)
+        if row["tokens"] > 1
+    }
+    for number, problem_id in enumerate(problem_ids.to_list()):
+        values[number] = means.get(problem_id, np.nan)
+    return values

@@ -1,4 +1,5 @@
-"""Reading one ``/v1/chat/completions`` reply (pure: decoded JSON in, ``Completion`` out).
+"""Reading one reply of ``/v1/chat/completions`` (pure: decoded JSON in, ``Completion`` out), and
+the log-probabilities of a prompt in one of ``/v1/completions``.
 
 Invariants: token counts are the server's own, never guessed; ``token_logprobs`` has one entry per
 reported token or none at all; a reply that cannot be used is a ``ModelError``, never a text.
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from routerlib.errors import ModelError
-from routerlib.records import Completion, EndedBy, Request
+from routerlib.records import Completion, EndedBy, Request, TextScore
 
 PLACEHOLDER_LOGPROB = -9999.0
 """Servers write this where they have no log-probability (OpenAI, vLLM)."""
@@ -92,6 +93,38 @@ def _read(
         latency_s=latency_s,
         retries=retries,
     )
+
+
+def read_text_score(reply: Any, retries: int) -> TextScore:
+    """Return the score of the prompt of a decoded ``/v1/completions`` reply.
+
+    vLLM gives one entry for each prompt token: null for the first, then a mapping with the token
+    that stands there as its one key. Raises ModelError for any other reply.
+    """
+    try:
+        entries = reply["choices"][0].get("prompt_logprobs")
+    except (LookupError, TypeError, AttributeError) as failure:
+        raise ModelError(f"a reply without a choice: {str(reply)[:300]}") from failure
+    if not isinstance(entries, list) or not entries:
+        raise ModelError(
+            f"a reply without log-probabilities of the prompt (prompt_logprobs is {entries!r}): "
+            "this engine does not give them; ask one that does (--engine vllm)"
+        )
+    try:
+        values = [_read_only_logprob(entry) for entry in entries[1:]]
+    except (LookupError, TypeError, ValueError, AttributeError) as failure:
+        raise ModelError(
+            f"a prompt token's log-probability cannot be read ({type(failure).__name__}: "
+            f"{failure}): {str(entries)[:300]!r}"
+        ) from failure
+    return TextScore(tokens=len(entries), logprob=min(0.0, sum(values)), retries=retries)
+
+
+def _read_only_logprob(entry: Any) -> float:
+    (given,) = entry.values()
+    if _is_missing(given["logprob"]):
+        raise ValueError(f"it is {given['logprob']!r}")
+    return float(given["logprob"])
 
 
 def _check_text(text: Any) -> str:

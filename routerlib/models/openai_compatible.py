@@ -1,4 +1,5 @@
-"""Client of servers that speak ``/v1/chat/completions``: vLLM, llama.cpp, OpenAI.
+"""Client of servers that speak ``/v1/chat/completions`` (vLLM, llama.cpp, OpenAI), and, for the
+log-probabilities of a text, vLLM's ``/v1/completions``.
 
 Invariants: the constructor does no I/O and reads no key; every failed try is counted; token counts
 come from the server's own ``usage`` and are never guessed; an answer that says it is another
@@ -22,13 +23,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from routerlib.errors import ModelError, TransientModelError
-from routerlib.models.chat_reply import read_completion
-from routerlib.records import Completion, Message, Request
+from routerlib.models.chat_reply import read_completion, read_text_score
+from routerlib.records import Completion, Message, Request, TextScore
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 Prefill = Literal["continue_final_message", "plain"]
+
 
 _TRANSIENT_STATUS = (408, 429)
 
@@ -57,6 +59,16 @@ class Backoff:
         longest = min(self.longest_delay_s, self.first_delay_s * self.growth ** (retry - 1))
         delay = longest * (1 - self.jitter * generator.random())
         return max(delay, min(retry_after_s or 0.0, self.longest_delay_s))
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A decoded reply, the request's id in its headers, and what it took."""
+
+    reply: Any
+    header_id: str | None
+    latency_s: float
+    retries: int
 
 
 @dataclass(slots=True)
@@ -104,12 +116,41 @@ class OpenAICompatibleModel:
 
     async def complete(self, request: Request) -> Completion:
         """Return the model's answer; see ``Model.complete`` for the errors."""
-        client = self._get_client()
         body = build_body(request, self.model_name, self.prefill)
+        answer = await self._send("/chat/completions", body)
+        completion = read_completion(
+            answer.reply,
+            request,
+            echoed=_read_prefill(request) if self.prefill == "plain" else "",
+            request_id=answer.header_id,
+            latency_s=answer.latency_s,
+            retries=answer.retries,
+        )
+        self._check_returned_model(completion.returned_model)
+        return completion
+
+    async def score_text(self, text: str) -> TextScore:
+        """Return how well the model predicts a text; see ``TextScorer.score_text``. It takes vLLM's
+        own field ``prompt_logprobs``."""
+        body = {
+            "model": self.model_name,
+            "prompt": text,
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "prompt_logprobs": 0,
+        }
+        answer = await self._send("/completions", body)
+        score = read_text_score(answer.reply, answer.retries)
+        self._check_returned_model(str(answer.reply.get("model") or ""))
+        return score
+
+    async def _send(self, path: str, body: Mapping[str, Any]) -> _Answer:
+        """Post a body until it is answered; retries are bounded and counted."""
+        client = self._get_client()
         for retry in range(self.max_retries + 1):
             started = time.perf_counter()
             try:
-                reply, header_id = await self._post(client, body)
+                reply, header_id = await self._post(client, path, body)
             except _RetryableError as failure:
                 if retry == self.max_retries:
                     raise TransientModelError(
@@ -121,17 +162,7 @@ class OpenAICompatibleModel:
                 )
                 await asyncio.sleep(delay)
                 continue
-            latency_s = time.perf_counter() - started
-            completion = read_completion(
-                reply,
-                request,
-                echoed=_read_prefill(request) if self.prefill == "plain" else "",
-                request_id=header_id,
-                latency_s=latency_s,
-                retries=retry,
-            )
-            self._check_returned_model(completion.returned_model)
-            return completion
+            return _Answer(reply, header_id, time.perf_counter() - started, retry)
         raise AssertionError("unreachable: the last try returns or raises")
 
     def _check_returned_model(self, returned: str) -> None:
@@ -149,13 +180,15 @@ class OpenAICompatibleModel:
         if client is not None and self._loop is asyncio.get_running_loop():
             await client.close()
 
-    async def _post(self, client: AsyncOpenAI, body: Mapping[str, Any]) -> tuple[Any, str | None]:
+    async def _post(
+        self, client: AsyncOpenAI, path: str, body: Mapping[str, Any]
+    ) -> tuple[Any, str | None]:
         """Send one try; return the decoded reply and the server's request id, if it sent one."""
         import httpx2
         import openai
 
         try:
-            response = await client.post("/chat/completions", cast_to=httpx2.Response, body=body)
+            response = await client.post(path, cast_to=httpx2.Response, body=body)
         except openai.APIStatusError as failure:
             reason = f"status {failure.status_code}: {failure.response.text[:300]}"
             if failure.status_code in _TRANSIENT_STATUS or failure.status_code >= 500:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from routerlib.records import Completion, Request
+from routerlib.records import Completion, Request, TextScore
 
 
 class Model(Protocol):
@@ -29,3 +29,18 @@ class Model(Protocol):
 
     async def aclose(self) -> None:
         """Close the connections. A closed model may be used again: it opens new ones."""
+
+
+class TextScorer(Protocol):
+    """A language model that tells how well it predicts a text. Not every server can."""
+
+    @property
+    def id(self) -> str:
+        """The ``ModelCard.id`` under which scores are recorded."""
+
+    async def score_text(self, text: str) -> TextScore:
+        """Return the log-probability of a text that stands alone. Raises like ``Model.complete``,
+        and ModelError when the server gives no log-probabilities of a prompt."""
+
+    async def aclose(self) -> None:
+        """Close the connections; see ``Model.aclose``."""

@@ -202,6 +202,10 @@ class TraceWriter:
         self._require("models", score.model_id, owner)
         self._add_once("prompt_scores", score)
 
+    def has_prompt_score(self, problem_id: str, model_id: str) -> bool:
+        """Say whether an open problem's text was scored."""
+        return (problem_id, model_id) in self._records["prompt_scores"]
+
     def _require_success(self, step_id: str, owner: str) -> None:
         self._index.open_step(step_id)
         if step_id not in self._index.next_state_ids:
