@@ -15,7 +15,13 @@ from routerlib import paths
 from routerlib.errors import MissingGeneratorError, ModelError
 from routerlib.plans import PLANS
 from routerlib.prompts import PROMPTS
-from routerlib.serve import CONCURRENCY, ENGINE_PREFILL, ENGINES, serve_local
+from routerlib.serve import (
+    CONCURRENCY,
+    ENGINE_PREFILL,
+    ENGINE_TAKES_SEED,
+    ENGINES,
+    serve_local,
+)
 from routerlib.weights import get_model_card, get_weights
 
 if TYPE_CHECKING:
@@ -235,6 +241,7 @@ def open_model(
         base_url=base_url,
         model_name=model_name,
         prefill=ENGINE_PREFILL[options.engine],
+        takes_seed=ENGINE_TAKES_SEED[options.engine],
         max_in_flight=concurrency,
         also_named=tuple(aliases),
     )

@@ -44,7 +44,8 @@ class CollectConfig:
     ``prompt_version`` names an entry of ``PROMPTS``. ``delimiter``, ``max_step_tokens`` and
     ``max_tail_tokens`` are those of the ``StepRule``. ``temperature`` and ``top_logprobs``
     (alternatives recorded of a first token) go to the model; ``sample_index`` tells repeated
-    samples of one expansion apart and is their seed at a temperature above 0.
+    samples of one expansion apart and is their seed at a temperature above 0, where the server
+    takes one.
 
     Plan ``rollout`` writes ``rollouts`` solutions of each problem, with the sample indices from
     ``sample_index`` on; before each step it draws the dearest model with ``large_probability``,

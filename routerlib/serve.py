@@ -39,6 +39,10 @@ ENGINES: tuple[Engine, ...] = ("llamacpp", "vllm")
 ENGINE_PREFILL: dict[Engine, Prefill] = {"llamacpp": "plain", "vllm": "continue_final_message"}
 """How each engine is told to continue a text: ``OpenAICompatibleModel(prefill=...)``."""
 
+ENGINE_TAKES_SEED: dict[Engine, bool] = {"llamacpp": True, "vllm": False}
+"""Whether an engine takes a request's seed. vllm on a processor stops at one when it answers other
+requests beside it ("CPU Generator does not use offset")."""
+
 _SERVE_GGUF = "from routerlib.models.local_server import main; main()"
 
 CONCURRENCY: dict[Engine, int] = {"llamacpp": 4, "vllm": 128}

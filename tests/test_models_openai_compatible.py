@@ -191,6 +191,16 @@ def test_every_sampling_field_reaches_the_body() -> None:
     assert "stop" not in build_body(Request(ASK.messages, ASK.sampling), "m", "plain")
 
 
+@pytest.mark.parametrize("takes_seed", [True, False])
+def test_a_seed_goes_only_to_a_server_that_takes_one(
+    server: ScriptedServer, takes_seed: bool
+) -> None:
+    server.acts = [reply_with(build_reply())]
+    seeded = Request(ASK.messages, Sampling(0.7, 20, 2, seed=4), ASK.stop)
+    ask(make_model(server, takes_seed=takes_seed), seeded)
+    assert server.bodies[0].get("seed") == (4 if takes_seed else None)
+
+
 def test_an_empty_prefill_is_no_message() -> None:
     empty = Request((*ASK.messages, Message("assistant", "")), ASK.sampling, ASK.stop)
     body = build_body(empty, "m", "continue_final_message")

@@ -92,6 +92,7 @@ class OpenAICompatibleModel:
         seed: of the jitter's generator.
         also_named: further names that the server may answer under, whole. ``model_name`` itself
             and its dated snapshots (``gpt-x-2025-01-01`` of ``gpt-x``) are right without them.
+        takes_seed: whether a request's seed is sent; some servers fail on one.
     """
 
     id: str
@@ -105,6 +106,7 @@ class OpenAICompatibleModel:
     max_in_flight: int = 128
     seed: int = 0
     also_named: tuple[str, ...] = ()
+    takes_seed: bool = True
     _client: AsyncOpenAI | None = field(default=None, init=False, repr=False)
     _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False, repr=False)
     _generator: random.Random = field(init=False, repr=False)
@@ -117,6 +119,8 @@ class OpenAICompatibleModel:
     async def complete(self, request: Request) -> Completion:
         """Return the model's answer; see ``Model.complete`` for the errors."""
         body = build_body(request, self.model_name, self.prefill)
+        if not self.takes_seed:
+            body.pop("seed", None)
         answer = await self._send("/chat/completions", body)
         completion = read_completion(
             answer.reply,
