@@ -25,7 +25,7 @@ INSTALLED := .venv/installed.stamp
 SOURCE_ONLY := ^\(reasoning-gym\|pycosat\|cellpylib\|zss\)==
 
 LIBRARY := $(shell find routerlib -name '*.py' -o -name '*.mplstyle')
-TRACES := $(wildcard traces/*/*.parquet traces/manifest.json)
+TRACES := $(wildcard traces/*/*.parquet traces/*/*/*.parquet traces/manifest.json)
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 EXECUTED := $(NOTEBOOKS:notebooks/%=build/notebooks/%)
 

@@ -13,13 +13,25 @@ from routerlib import paths
 from routerlib.cli import main
 from routerlib.datacard import END, START, render_datacard
 from routerlib.records import Choice, Judgement, PromptScore
-from routerlib.store import TraceWriter
+from routerlib.store import TraceWriter, verify
 
 
 def test_the_card_quotes_the_tracked_store() -> None:
     card = (paths.TRACES / "README.md").read_text(encoding="utf-8")
     written = card.partition(START)[2].partition(END)[0].strip()
     assert written == render_datacard(paths.TRACES), "run `routerlib datacard`"
+
+
+STORES = sorted(
+    path.parent
+    for path in (*paths.TRACES.glob("manifest.json"), *paths.TRACES.glob("*/manifest.json"))
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", STORES, ids=lambda store: store.name)
+def test_the_tracked_stores_are_sound(store: Path) -> None:
+    assert verify(store) == []
 
 
 def test_the_numbers_of_the_hand_made_store(tiny_store: Path) -> None:
