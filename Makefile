@@ -99,7 +99,7 @@ check: $(INSTALLED) ## ruff and mypy --strict
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-bench: $(INSTALLED) ## measure collector and store: a table, and build/bench.json (ARGS="prefix-cache")
+bench: $(INSTALLED) ## measure collector and store: 20 minutes, 10 GB (ARGS="prefix-cache")
 	$(PY) -m bench $(ARGS)
 
 lock: $(INSTALLED) ## resolve requirements.lock again (ARGS=--upgrade for newer versions)

@@ -43,16 +43,11 @@ def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
         help="record steps of two models into the store",
         description="Records what is missing. Stop it with Ctrl-C and start it again: it goes on.",
     )
-    command.add_argument("--benchmark", default="gsm8k")
-    command.add_argument("--split", default="train")
-    command.add_argument(
-        "--limit", type=at_least(1), default=12, help="problems, in the split's order"
-    )
+    add_problem_options(command, split="train", limit=12)
     command.add_argument(
         "--balance-levels", action="store_true", help="take the levels of difficulty in turn"
     )
     command.add_argument("--max-level", type=float, help="leave out harder problems")
-    command.add_argument("--data", type=Path, default=None, help="folder of benchmark files")
     command.add_argument("--plan", choices=PLANS, default="lattice")
     command.add_argument(
         "--temperature", type=float, default=0.0, help="0 takes the most probable token"
@@ -87,6 +82,18 @@ def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
     command.add_argument("--traces", type=Path, default=paths.TRACES)
     command.add_argument("--dry-run", action="store_true", help="print the expected calls only")
     command.set_defaults(run=run_collect)
+
+
+def add_problem_options(
+    command: argparse.ArgumentParser, *, split: str, limit: int | None = None
+) -> None:
+    """Add the options that name problems; ``split`` and ``limit`` are the defaults."""
+    command.add_argument("--benchmark", default="gsm8k")
+    command.add_argument("--split", default=split)
+    command.add_argument(
+        "--limit", type=at_least(1), default=limit, help="problems, in the split's order"
+    )
+    command.add_argument("--data", type=Path, default=None, help="folder of benchmark files")
 
 
 def add_model_options(

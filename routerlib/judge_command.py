@@ -14,6 +14,7 @@ from routerlib.collect_command import (
     LARGE,
     SMALL,
     add_model_options,
+    add_problem_options,
     at_least,
     open_model,
     run_cancellable,
@@ -37,12 +38,7 @@ def add_judge_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
         description="Scores what has no score yet. Stop it with Ctrl-C and start it again: it "
         "goes on.",
     )
-    command.add_argument("--benchmark", default="gsm8k")
-    command.add_argument("--split", default="calibration")
-    command.add_argument(
-        "--limit", type=at_least(1), default=None, help="problems, in the split's order"
-    )
-    command.add_argument("--data", type=Path, default=None, help="folder of benchmark files")
+    add_problem_options(command, split="calibration")
     command.add_argument(
         "--question", nargs="+", choices=sorted(JUDGE_PROMPTS), default=list(JUDGE_PROMPTS)
     )

@@ -12,6 +12,7 @@ from routerlib import paths
 from routerlib.collect_command import (
     SMALL,
     add_model_options,
+    add_problem_options,
     at_least,
     open_model,
     run_cancellable,
@@ -31,12 +32,7 @@ def add_score_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
         help="record how well a model predicts the problems' texts",
         description="Scores what has no score yet. Only vLLM gives a prompt's log-probabilities.",
     )
-    command.add_argument("--benchmark", default="gsm8k")
-    command.add_argument("--split", default="train")
-    command.add_argument(
-        "--limit", type=at_least(1), default=None, help="problems, in the split's order"
-    )
-    command.add_argument("--data", type=Path, default=None, help="folder of benchmark files")
+    add_problem_options(command, split="train")
     command.add_argument("--engine", choices=ENGINES, default="vllm")
     add_model_options(command, "model", SMALL, "weights of the model")
     command.add_argument(

@@ -72,13 +72,18 @@ def test_lookups_answer_what_is_there(tmp_path: Path) -> None:
     assert verify(tmp_path) == []
 
 
+def count_filled(root: Path) -> dict[str, int]:
+    """The number of rows of each table that has any."""
+    counts = {name: count_rows(root, name) for name in TABLES}
+    return {name: count for name, count in counts.items() if count}
+
+
 def test_equal_rows_are_added_once(tmp_path: Path) -> None:
     for _ in range(2):
         with start(tmp_path) as writer:
             add_records(writer, [make_card(SMALL), make_problem_row(PROBLEM), FIRST, make_run()])
             writer.add_state(replace(FIRST, depth=7))
-    counts = {name: count_rows(tmp_path, name) for name in TABLES}
-    assert {name: count for name, count in counts.items() if count} == {
+    assert count_filled(tmp_path) == {
         "problems": 1,
         "models": 1,
         "runs": 1,
@@ -210,8 +215,7 @@ def test_rows_wait_when_writing_fails(tmp_path: Path) -> None:
         writer.flush()
     (tmp_path / "steps").unlink()
     writer.close()
-    counts = {name: count_rows(tmp_path, name) for name in TABLES}
-    assert {name: count for name, count in counts.items() if count} == {
+    assert count_filled(tmp_path) == {
         "problems": 1,
         "models": 1,
         "runs": 1,
