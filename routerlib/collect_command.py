@@ -34,13 +34,15 @@ _Result = TypeVar("_Result")
 
 SMALL = "qwen2.5-coder-0.5b-instruct-q4_k_m"
 LARGE = "qwen2.5-coder-1.5b-instruct-q4_k_m"
+ROLES = ("tiny", "small", "large")
+"""What the options call the models, cheapest first; ``tiny`` is left out unless it is named."""
 
 
 def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its options to the parser's commands."""
     command = commands.add_parser(
         "collect",
-        help="record steps of two models into the store",
+        help="record steps of two or three models into the store",
         description="Records what is missing. Stop it with Ctrl-C and start it again: it goes on.",
     )
     add_problem_options(command, split="train", limit=12)
@@ -66,8 +68,12 @@ def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
     )
     command.add_argument("--prompt", choices=sorted(PROMPTS), default="short-lines-v1")
     command.add_argument("--engine", choices=ENGINES, default="llamacpp")
-    for size, cost, default in (("small", "cheap", SMALL), ("large", "dear", LARGE)):
-        add_model_options(command, size, default, f"weights of the {cost} model")
+    for role, default, meaning in (
+        ("small", SMALL, "weights of the cheap model"),
+        ("large", LARGE, "weights of the dear model"),
+        ("tiny", None, "weights of a third model, cheaper than both (default: none)"),
+    ):
+        add_model_options(command, role, default, meaning)
     command.add_argument(
         "--concurrency", type=at_least(1), default=None, help="calls in flight of each model"
     )
@@ -97,7 +103,7 @@ def add_problem_options(
 
 
 def add_model_options(
-    command: argparse.ArgumentParser, role: str, default: str, meaning: str
+    command: argparse.ArgumentParser, role: str, default: str | None, meaning: str
 ) -> None:
     """Add the options that name a model and its server; ``open_model`` reads them."""
     command.add_argument(f"--{role}", default=default, help=meaning)
@@ -147,9 +153,9 @@ def run_collect(options: argparse.Namespace) -> int:
         shared_machine=not options.separate_machines,
         chunk_problems=options.chunk,
     )
-    cards = [get_model_card(name, options.engine) for name in (options.small, options.large)]
-    if cards[0].id == cards[1].id:
-        raise ModelError(f"--small and --large are both {cards[0].id}: name two models")
+    roles = [role for role in ROLES if getattr(options, role) is not None]
+    cards = [get_model_card(getattr(options, role), options.engine) for role in roles]
+    _check_different(roles, cards)
     problems = _load_problems(options)
 
     def print_estimate(recorded: TraceIndex | TraceWriter) -> Estimate:
@@ -174,11 +180,21 @@ def run_collect(options: argparse.Namespace) -> int:
             return 0
         models = [
             open_model(options, role, card, config.concurrency, opened)
-            for role, card in zip(("small", "large"), cards, strict=True)
+            for role, card in zip(roles, cards, strict=True)
         ]
         bar = opened.enter_context(contextlib.closing(_Bar(planned.calls_expected)))
         collector = Collector(models, cards, writer, config, on_change=bar.show)
         return _record(collector, problems, options)
+
+
+def _check_different(roles: Sequence[str], cards: Sequence[ModelCard]) -> None:
+    seen: dict[str, str] = {}
+    for role, card in zip(roles, cards, strict=True):
+        if card.id in seen:
+            raise ModelError(
+                f"--{seen[card.id]} and --{role} are both {card.id}: name different models"
+            )
+        seen[card.id] = role
 
 
 def _load_problems(options: argparse.Namespace) -> list[Problem]:

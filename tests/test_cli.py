@@ -38,11 +38,14 @@ from routerlib import __version__
 from routerlib.cli import main
 from routerlib.collect_command import LARGE, SMALL
 from routerlib.collect_rows import make_problem_row
+from routerlib.lattice import load_lattice
 from routerlib.records import Problem, ProblemText, Request
 from routerlib.store import TraceWriter, compact, load_table, query
 
 SMALL_ID = "Qwen2.5-Coder-0.5B-Instruct-Q4_K_M"
 LARGE_ID = "Qwen2.5-Coder-1.5B-Instruct-Q4_K_M"
+TINY_ID = "SmolLM2-135M-Instruct-Q4_1"
+TINY = "smollm2-135m-instruct-q4_1"
 
 
 def answer_as(model_index: int) -> Act:
@@ -159,6 +162,20 @@ def test_a_dry_run_asks_nothing(bench: Bench, capsys: pytest.CaptureFixture[str]
         "2 problems, 0 of them complete. Expected: 12 calls (at most 12),"
     )
     assert bench.take_asked() == []
+
+
+def test_a_third_model_is_the_cheapest(bench: Bench) -> None:
+    """With the tiny model's answers like the small one's, paths merge and nothing else changes."""
+    server = ScriptedServer()
+    server.acts = [answer_as(0)]
+    with server.serving():
+        assert main([*bench.list_arguments(), "--tiny", TINY, "--tiny-url", server.url]) == 0
+    traces = bench.folder / "traces"
+    asked = [body["messages"][-1] for body in server.bodies]
+    assert len(asked) == 1 + LATTICE_CALLS // 2  # one call measures the shared prompt
+    ids = [TINY_ID, SMALL_ID, LARGE_ID]
+    lattice = load_lattice(traces, benchmark="gsm8k", split="test", model_ids=ids, depth=2)
+    assert (lattice.n_models, len(lattice.problem_ids)) == (3, 3)
 
 
 def test_names_and_engine_reach_the_servers(bench: Bench) -> None:
@@ -409,7 +426,8 @@ def test_an_interrupted_recording_goes_on(
         (["--split", "dev"], "BenchmarkError: unknown split 'dev'"),
         (["--data", "nowhere"], "BenchmarkError: "),
         (["--small", "gpt"], "WeightsError: no weights are known by the name 'gpt'"),
-        (["--large", SMALL], f"ModelError: --small and --large are both {SMALL_ID}: name two"),
+        (["--large", SMALL], f"ModelError: --small and --large are both {SMALL_ID}: name diff"),
+        (["--tiny", LARGE], f"ModelError: --tiny and --large are both {LARGE_ID}: name diff"),
     ],
 )
 def test_a_named_error_is_one_line(
@@ -621,6 +639,7 @@ def test_weights_list(
     assert capsys.readouterr().out == (
         f"{SMALL}: not here: routerlib weights fetch {SMALL}\n"
         f"{LARGE}: not here: routerlib weights fetch {LARGE}\n"
+        f"{TINY}: not here: routerlib weights fetch {TINY}\n"
     )
     assert main(["weights", "list", "gpt"]) == 1
     assert capsys.readouterr().err.startswith("routerlib: WeightsError: no weights are known by")

