@@ -61,15 +61,21 @@ ROUTER_STYLES = {
     "query-level classifier": RouterStyle("query-level", "#882255", "p"),
     "first-token entropy": RouterStyle("first-token entropy", "#56B4E9", "h", "--"),
     "confidence mixture": RouterStyle("confidence mixture", "#1B4F72", "H", "--"),
+    "process reward": RouterStyle("process reward", "#117733", "8", "-."),
     "draft mean log-probability": RouterStyle("draft, mean log p", "#77AA33", "X", "--"),
     "draft min log-probability": RouterStyle("draft, min log p", "#3B6E22", "d", ":"),
 }
 
 # Who wrote or would write a step, in the figures of the recorded traces.
 AUTHOR_STYLES = {
+    "tiny": RouterStyle("tiny model", "#C0841A", "^"),
     "small": RouterStyle("small model", "#1F8A8C", "o"),
     "large": RouterStyle("large model", "#7A3B8F", "s"),
     "both": RouterStyle("both models", "#4D4D4D", "D"),
+    "tiny + small": RouterStyle("tiny + small", "#7A9A2E", "v", ":"),
+    "tiny + large": RouterStyle("tiny + large", "#C44E52", "<", "--"),
+    "small + large": RouterStyle("small + large", "#4878A8", ">", "-."),
+    "all three": RouterStyle("all three", "#000000", "*"),
 }
 
 

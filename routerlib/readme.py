@@ -29,6 +29,7 @@ ROUTERS = (
     "first-token entropy",
     "confidence mixture",
     "draft mean log-probability",
+    "process reward",
     "learned (before)",
     "learned (probe)",
     "oracle",

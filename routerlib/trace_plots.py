@@ -1,7 +1,8 @@
 """The figures of the recorded traces: a tidy frame in, an ``Axes`` out.
 
 Invariants as in ``plots``: nothing is read or saved, the frame is left alone, a wrong column or
-author is a ``ValueError``; intervals are 95%. An ``author`` is "small", "large" or "both".
+author is a ``ValueError``; intervals are 95%. An ``author`` is a model ("small") or several of
+them ("small + large"), by its name in ``AUTHOR_STYLES``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from routerlib.figure_style import (
     use_percent,
     use_style,
 )
+from routerlib.labels import Label, place_labels
 
 RESCUED_COLOR, SPOILED_COLOR = "#3B8EC2", "#D1603D"
 BAR_WIDTH = 0.62
@@ -141,4 +143,30 @@ def plot_substitutions(
             axes.set_ylim(-limit, limit)
         axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2), handletextpad=0.4)
         use_percent(axes.yaxis)
+    return axes
+
+
+def plot_frontiers(frame: pd.DataFrame, axes: Axes | None = None, *, unit: str = "GFLOP") -> Axes:
+    """What each choice of models could reach: models alone as points, several as frontiers.
+
+    ``frame`` has one row per point, frontiers by increasing cost: ``author``, ``cost`` per problem
+    in ``unit``, and ``accuracy``.
+    """
+    require_columns(frame, ["author", "cost", "accuracy"])
+    labels = []
+    with use_style():
+        axes = axes or make_figure(height_in=3.3)[1][0]
+        for author in dict.fromkeys(frame["author"]):
+            style = get_author_style(author)
+            points = to_points(frame[frame["author"] == author], "cost", "accuracy")
+            if len(points) > 1:
+                axes.plot(*points.T, color=style.color, linestyle=style.line)
+            else:
+                axes.plot(*points.T, style.marker, color=style.color, markersize=6)
+            labels.append(Label(style.label, style.text_color, points))
+        axes.set(xlabel=f"cost per problem ({unit})", ylabel="accuracy")
+        axes.set_xlim(left=0.0)
+        axes.set_ylim(bottom=0.0)
+        use_percent(axes.yaxis)
+        place_labels(axes, labels)
     return axes

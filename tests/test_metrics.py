@@ -206,3 +206,19 @@ def test_wilson_interval_of_nothing_tried_is_unknown_and_widens_with_the_level()
     assert wide[0] < narrow[0] < 1 / 3 < narrow[1] < wide[1]
     with pytest.raises(ValueError, match="level is 95"):
         metrics.compute_wilson_interval(one(3.0), one(9.0), 95)
+
+
+def test_a_published_curve() -> None:
+    """TRIM's threshold policy on MATH500 (Kapoor et al., arXiv 2601.10245): accuracy in percent
+    against tokens of the strong model, weak 36.4 at 0 and strong 73.0 at 494.8."""
+    tokens = np.array([98.2, 133.5, 163.8, 171.0, 233.3])
+    accuracy = np.array([54.8, 65.4, 67.4, 68.6, 71.6]) / 100
+    weak, strong = (one(0.0), one(0.364)), (one(494.8), one(0.73))
+    share = metrics.compute_cost_share(tokens, weak[0], strong[0])
+    pgr = metrics.compute_pgr(accuracy, weak[1], strong[1])
+    # Worked by hand: (accuracy - 36.4) / 36.6, and straight lines between the points.
+    np.testing.assert_allclose(pgr, [0.5027, 0.7923, 0.8470, 0.8798, 0.9617], atol=5e-5)
+    for level, expected in ((0.5, 0.1974), (0.8, 0.2784), (0.95, 0.4535)):
+        assert metrics.compute_cpt(share, pgr, level) == pytest.approx(expected, abs=5e-5)
+    area = metrics.compute_curve_area(tokens, accuracy, weak, strong)
+    assert metrics.compute_apgr(area, weak[1], strong[1]) == pytest.approx(0.7932, abs=5e-5)

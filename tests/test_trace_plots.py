@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 from routerlib.figure_style import get_author_style, save_figure
 from routerlib.trace_plots import (
     plot_by_depth,
+    plot_frontiers,
     plot_solo_accuracy,
     plot_step_lengths,
     plot_substitutions,
@@ -77,11 +78,22 @@ def make_substitutions() -> pd.DataFrame:
     )  # fmt: skip
 
 
+def make_frontiers() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "author": ["small", "large", "small + large", "small + large"],
+            "cost": [1.0, 3.0, 1.0, 2.0],
+            "accuracy": [0.2, 0.5, 0.2, 0.6],
+        }
+    )
+
+
 FIGURES: list[tuple[Callable[[pd.DataFrame], Axes], Callable[[], pd.DataFrame]]] = [
     (plot_solo_accuracy, make_accuracy),
     (plot_step_lengths, make_lengths),
     (plot_by_depth, make_depths),
     (plot_substitutions, make_substitutions),
+    (plot_frontiers, make_frontiers),
 ]
 
 
@@ -109,7 +121,7 @@ def test_each_column_is_needed_and_authors_are_known(
     with pytest.raises(ValueError, match="no rows"):
         plot(make().iloc[:0])
     if "author" in make():
-        with pytest.raises(ValueError, match="author 'nobody' has no style; use one of small"):
+        with pytest.raises(ValueError, match="author 'nobody' has no style; use one of "):
             plot(make().replace({"author": {"large": "nobody"}}))
 
 
@@ -148,3 +160,13 @@ def test_rescued_stands_above_spoiled_below_and_the_difference_between() -> None
     assert axes.get_lines()[-1].get_ydata() == pytest.approx([0.15, -0.05])
     assert axes.get_title("left") == "one large step"
     assert axes.get_ylim() == (-0.5, 0.5)
+
+
+def test_models_alone_are_points_and_several_are_lines() -> None:
+    axes = plot_frontiers(make_frontiers(), unit="GFLOP")
+    small, large, both = axes.get_lines()
+    assert (small.get_linestyle(), small.get_marker()) == ("None", "o")
+    assert large.get_xydata().tolist() == [[3.0, 0.5]]
+    assert both.get_xydata().tolist() == [[1.0, 0.2], [2.0, 0.6]]
+    assert axes.get_xlabel() == "cost per problem (GFLOP)"
+    assert axes.get_xlim()[0] == 0.0

@@ -10,6 +10,7 @@ from routerlib.lattice.arrays import FORBIDDEN, MISSING, TERMINAL, Lattice, Latt
 from routerlib.lattice.build import build_lattice, load_lattice, load_model_cards, load_tables
 from routerlib.lattice.clairvoyant import Frontier, frontier, oracle
 from routerlib.lattice.completeness import Coverage, coverage, missing_expansions
+from routerlib.lattice.labels import compute_process_labels
 from routerlib.lattice.modes import restrict_one_way
 from routerlib.lattice.replay import (
     Values,
@@ -32,6 +33,7 @@ __all__ = [
     "Values",
     "build_lattice",
     "compute_edge_costs",
+    "compute_process_labels",
     "coverage",
     "evaluate_probabilities",
     "follow_thresholds",

@@ -17,6 +17,7 @@ from routerlib.policies.baselines import (
 from routerlib.policies.files import load_policy, save_policy
 from routerlib.policies.mixture import ConfidenceMixturePolicy
 from routerlib.policies.network import EnsemblePolicy, MLPPolicy
+from routerlib.policies.process_reward import ProcessRewardPolicy
 from routerlib.policies.protocol import NEVER_LARGE, Policy, decide
 from routerlib.policies.query_level import QueryLevelPolicy
 from routerlib.policies.ranking import RankedPolicy, rank_policy
@@ -36,6 +37,7 @@ __all__ = [
     "MinLogprobThreshold",
     "Policy",
     "ProblemLength",
+    "ProcessRewardPolicy",
     "QueryLevelPolicy",
     "RandomPolicy",
     "RankedPolicy",

@@ -14,16 +14,21 @@ import torch
 from routerlib.features import Standardiser
 from routerlib.policies.mixture import ConfidenceMixturePolicy
 from routerlib.policies.network import EnsemblePolicy, MLPPolicy, build_network
+from routerlib.policies.process_reward import ProcessRewardPolicy
 from routerlib.policies.protocol import Policy
 from routerlib.policies.query_level import QueryLevelPolicy
 from routerlib.policies.ranking import RankedPolicy
 
 FORMAT = 1
+_LOGISTIC: dict[str, type[QueryLevelPolicy] | type[ProcessRewardPolicy]] = {
+    "query_level": QueryLevelPolicy,
+    "process_reward": ProcessRewardPolicy,
+}
 
 
 def save_policy(policy: Policy, path: Path) -> None:
-    """Write a learned policy: MLPPolicy, QueryLevelPolicy, ConfidenceMixturePolicy, or an
-    EnsemblePolicy or RankedPolicy of such. TypeError for others."""
+    """Write a learned policy: MLPPolicy, QueryLevelPolicy, ProcessRewardPolicy,
+    ConfidenceMixturePolicy, or an EnsemblePolicy or RankedPolicy of such. TypeError for others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"format": FORMAT, "policy": _pack(policy)}, path)
 
@@ -67,9 +72,9 @@ def _pack(policy: Policy) -> dict[str, Any]:
             "log_odds": torch.from_numpy(policy.log_odds),
             "ranks": torch.from_numpy(policy.ranks),
         }
-    if isinstance(policy, QueryLevelPolicy):
+    if isinstance(policy, QueryLevelPolicy | ProcessRewardPolicy):
         return {
-            "kind": "query_level",
+            "kind": "query_level" if isinstance(policy, QueryLevelPolicy) else "process_reward",
             "name": policy.name,
             "protocol": policy.protocol,
             "features": list(policy.standardiser.names),
@@ -108,8 +113,8 @@ def _unpack(packed: dict[str, Any]) -> Policy:
     standardiser = Standardiser(
         tuple(packed["features"]), packed["mean"].numpy(), packed["scale"].numpy()
     )
-    if packed["kind"] == "query_level":
-        return QueryLevelPolicy(
+    if packed["kind"] in _LOGISTIC:
+        return _LOGISTIC[packed["kind"]](
             standardiser,
             packed["coefficients"].numpy(),
             packed["intercept"],

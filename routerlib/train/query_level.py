@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routerlib.features import FIELDS, Standardiser
-from routerlib.lattice import Lattice
+from routerlib.lattice import Lattice, compute_process_labels
 from routerlib.lattice.replay import make_off_record_error
 from routerlib.policies.query_level import QueryLevelPolicy
 
@@ -72,17 +72,14 @@ def compute_own_outcomes(lattice: Lattice) -> Floats:
 
     Raises OffRecordError where such a path was not recorded to its end.
     """
-    outcomes = np.full((lattice.n_problems, lattice.n_models), np.nan)
+    outcomes = np.empty((lattice.n_problems, lattice.n_models))
     for action in range(lattice.n_models):
-        node = np.arange(lattice.n_problems)
-        while len(node):
-            outcome = lattice.outcome[node, action]
-            outcomes[lattice.node_problem[node], action] = outcome
-            node = node[np.isnan(outcome)]
-            child = lattice.next_node[node, action]
-            if (child < 0).any():
-                raise make_off_record_error(lattice, int(node[child < 0][0]), action)
-            node = child
+        outcomes[:, action] = compute_process_labels(lattice, action)[: lattice.n_problems]
+        if (lost := np.flatnonzero(np.isnan(outcomes[:, action]))).size:
+            node = int(lost[0])
+            while (child := lattice.next_node[node, action]) >= 0:
+                node = int(child)
+            raise make_off_record_error(lattice, node, action)
     return outcomes
 
 
