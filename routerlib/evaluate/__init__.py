@@ -5,6 +5,8 @@ from __future__ import annotations
 from routerlib.evaluate.comparison import INDISTINGUISHABLE, judge
 from routerlib.evaluate.files import load_routers, save_routers
 from routerlib.evaluate.frames import RESULT_COLUMNS, Evaluation, evaluate_routers
+from routerlib.evaluate.reliability import evaluate_reliability
+from routerlib.evaluate.resplits import evaluate_resplits
 from routerlib.evaluate.routers import (
     CalibratedRouter,
     calibrate_router,
@@ -22,6 +24,8 @@ __all__ = [
     "compute_settings",
     "compute_sweep",
     "evaluate_ends",
+    "evaluate_reliability",
+    "evaluate_resplits",
     "evaluate_routers",
     "judge",
     "load_routers",
