@@ -247,11 +247,13 @@ def _explain_refusal(
     least = compute_problems_needed(np.zeros(1), limit, delta, bound)
     enough = compute_problems_needed(losses, limit, delta, bound)
     fewer = compute_problems_needed(losses, limit, delta, "betting")
-    advice = f"about {enough} like these would do, and fewer than {least} never can"
     if enough is None or fewer is None:
         advice = "these miss the target themselves, so more would not help: relax it"
-    elif bound != "betting" and fewer < enough:
-        advice += f"; about {fewer} with the bound 'betting', which sees how little they spread"
+    else:
+        enough = max(enough, len(losses) + 1)  # what is about right may be what was not enough
+        advice = f"about {enough} like these would do, and fewer than {least} never can"
+        if bound != "betting" and fewer < enough:
+            advice += f"; about {fewer} with the bound 'betting', which sees how little they spread"
     return (
         f"'{target.label}' cannot be certified at delta = {delta:g}: the first setting of the "
         f"sequence has p = {p_value:.3g} on {len(losses)} calibration problems; {advice}"

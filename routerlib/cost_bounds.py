@@ -88,25 +88,25 @@ def compute_cost_caps(
 ) -> CostCaps:
     """Bound the cost of one problem with ``depth`` step decisions and two models.
 
-    A model reads no token twice at full price, so it reads at most a problem and all steps uncached
-    (its own tokeniser may differ; the costs at hand are checked against the bound). It reads a
-    whole prompt from its cache at most once a decision, and writes at most ``depth`` steps and a
-    tail. Under ``before`` each decision has one author; ``probe`` adds the small model's prompt and
-    one token to each, ``draft`` the small model's whole step.
+    A model reads no token twice at full price and knows what it wrote itself: uncached it reads at
+    most the problem and the steps that the other model wrote (tokenisers may join steps a little
+    differently, so the costs at hand are checked against the bound). From its cache it reads at
+    most one whole prompt a decision. Under ``before`` each decision has one author; ``probe`` adds
+    one token and a prompt of the small model to each, ``draft`` its whole step.
     """
-    unread = caps.problem + depth * caps.step
-    reread = (depth + 1) * (caps.shared + unread)
-    written = depth * caps.step + caps.tail
+    steps = depth * caps.step
+    reread = (depth + 1) * (caps.shared + caps.problem + steps)
     uncached, cached, completion = np.asarray(lens.weights, dtype=np.float64).T
-    first = uncached * unread
-    repeated = cached * reread
-    alone = first + repeated + completion * written
-    both = float(first.sum())
-    if protocol == "before":
-        router = both + float((repeated + completion * written).max())
-    elif protocol == "probe":
-        probes = float(completion[0]) * (depth + 1)
-        router = both + float(repeated.sum() + (completion * written).max()) + probes
+    first, repeated = uncached * caps.problem, cached * reread
+    alone = first + repeated + completion * (steps + caps.tail)
+    # A step is written by one model and then read by the other.
+    by_small, by_large = completion[0] + uncached[1], completion[1] + uncached[0]
+    if protocol == "draft":
+        router = repeated.sum() + steps * max(by_small, completion[0] + by_large)
+        router += caps.tail * completion.sum()
     else:
-        router = both + float((repeated + completion * written).sum())
-    return CostCaps(float(alone[0]), float(alone[-1]), router)
+        router = steps * max(by_small, by_large) + caps.tail * completion.max()
+        router += repeated.max()
+        if protocol == "probe":
+            router += repeated.min() + (depth + 1) * completion[0]
+    return CostCaps(float(alone[0]), float(alone[-1]), float(first.sum() + router))

@@ -3,6 +3,7 @@ a store."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import tiny
 from routerlib.cost_bounds import CostCaps, TokenCaps, compute_cost_caps, read_token_caps
 from routerlib.costs import Lens
 from routerlib.errors import CalibrationError
+from routerlib.evaluate import evaluate_ends
 from routerlib.features import PROTOCOLS, DecisionProtocol
 from routerlib.lattice import build_lattice, compute_edge_costs, load_tables
 
@@ -21,11 +23,12 @@ LENS = Lens("toy", "units", np.array([[1.0, 0.1, 2.0], [3.0, 0.3, 6.0]]))
 
 
 def test_bounds_by_hand() -> None:
-    # Depth 2: 50 tokens unread, 3 prompts of 150 read again, 40 written.
-    alone = 50 + 45 + 80, 150 + 135 + 240
-    assert compute_cost_caps(CAPS, 2, LENS, "before") == CostCaps(*alone, 50 + 150 + 135 + 240)
-    assert compute_cost_caps(CAPS, 2, LENS, "probe") == CostCaps(*alone, 200 + 180 + 240 + 6)
-    assert compute_cost_caps(CAPS, 2, LENS, "draft") == CostCaps(*alone, 200 + 180 + 320)
+    # Depth 2: 20 tokens of steps, so 3 prompts of 150 are read again; the problem is read by each.
+    alone = 30 + 45 + 2 * 40, 90 + 135 + 6 * 40
+    # A step by large costs 6 to write and 1 to be read by small; the tail 6.
+    assert compute_cost_caps(CAPS, 2, LENS, "before") == CostCaps(*alone, 120 + 135 + 140 + 120)
+    assert compute_cost_caps(CAPS, 2, LENS, "probe") == CostCaps(*alone, 120 + 180 + 260 + 3 * 2)
+    assert compute_cost_caps(CAPS, 2, LENS, "draft") == CostCaps(*alone, 120 + 180 + 180 + 160)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -44,6 +47,8 @@ def test_no_path_costs_more(tiny_store: Path, protocol: DecisionProtocol) -> Non
         after = [dearest[child] if child >= 0 else 0.0 for child in lattice.next_node[node]]
         dearest[node] = np.max(edges[node] + after)
     assert 0.0 < dearest.max() <= bound.router
+    for values, cap in zip(evaluate_ends(lattice, LENS), (bound.small, bound.large), strict=True):
+        assert 0.0 < values.cost.max() <= cap
 
 
 def test_longer_problems_than_allowed_are_refused(tiny_store: Path) -> None:
@@ -55,8 +60,6 @@ def test_longer_problems_than_allowed_are_refused(tiny_store: Path) -> None:
 
 @pytest.mark.parametrize("field", ["step", "tail", "shared", "problem"])
 def test_every_cap_counts(field: str) -> None:
-    from dataclasses import replace
-
     more = replace(CAPS, **{field: getattr(CAPS, field) + 1})
     for protocol in PROTOCOLS:
         assert (

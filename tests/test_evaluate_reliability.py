@@ -102,10 +102,17 @@ def test_maps_recover_the_frequencies_and_never_fall(fit: object) -> None:
 
 
 def test_a_probability_that_points_the_wrong_way_becomes_flat() -> None:
-    known, truth = make_decisions(2000, power=1.0)
+    known, _ = make_decisions(2000, power=1.0)
     turned = Decisions(1.0 - known.probability, known.label, known.weight, known.problem)
     for fit in (fit_platt, fit_isotonic):
         assert np.ptp(fit(turned)(np.linspace(0.05, 0.95, 20))) < 0.1
+
+
+def test_one_label_alone_is_a_flat_map() -> None:
+    known, _ = make_decisions(50, power=1.0)
+    never = Decisions(known.probability, np.zeros(50), known.weight, known.problem)
+    for fit in (fit_platt, fit_isotonic):
+        assert fit(never)(np.array([0.1, 0.9])).tolist() == [0.0, 0.0]
 
 
 def test_weights_count() -> None:

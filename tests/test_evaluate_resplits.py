@@ -12,7 +12,7 @@ import pytest
 from routerlib.calibrate import KeepAccuracy, MaxCost
 from routerlib.cost_bounds import TokenCaps
 from routerlib.costs import Lens
-from routerlib.evaluate import evaluate_resplits
+from routerlib.evaluate import evaluate_resplits, list_certificates
 from routerlib.evaluate.resplits import METHODS
 from routerlib.lattice import Lattice
 from routerlib.policies import FirstTokenEntropy, LastSteps
@@ -69,7 +69,7 @@ def test_certificates_miss_seldom(noisy: dict[str, Lattice], toy_lens: Lens) -> 
     chosen = frame[frame["refused"] < 1.0]
     assert chosen[["accuracy", "cost_share"]].notna().all(axis=None)
     costs = frame[frame["target_kind"] == "MaxCost"].set_index(["router", "method"])["cost_share"]
-    assert costs["last steps large", "betting"] < costs["last steps large", "picked"]
+    assert costs["first-token entropy", "betting"] < costs["first-token entropy", "picked"]
 
 
 def test_same_seed_same_frame_other_seed_another(noisy: dict[str, Lattice], toy_lens: Lens) -> None:
@@ -80,7 +80,8 @@ def test_same_seed_same_frame_other_seed_another(noisy: dict[str, Lattice], toy_
 
 def test_refused_always(noisy: dict[str, Lattice], toy_lens: Lens) -> None:
     frame = run(noisy, toy_lens, n_splits=5, delta=1e-9)
-    refused = frame[frame["method"] != "picked"]
+    # (a cost that is the same for every problem is certain after all)
+    refused = frame[(frame["method"] != "picked") & (frame["target_kind"] == "KeepAccuracy")]
     assert (refused["refused"] == 1.0).all()
     assert (refused["missed"] == 0.0).all()
     assert refused["accuracy"].isna().all()
@@ -94,3 +95,28 @@ def test_outcomes_of_training_problems_change_nothing(
     pd.testing.assert_frame_equal(
         run(noisy, toy_lens, n_splits=5), run(wrong, toy_lens, n_splits=5)
     )
+
+
+def test_certificates_of_several_routers(noisy: dict[str, Lattice], toy_lens: Lens) -> None:
+    targets = [KeepAccuracy(0.5), KeepAccuracy(1.5), MaxCost(0.6)]
+    policies = {"first-token entropy": FirstTokenEntropy(), "last steps large": LastSteps()}
+    frame = list_certificates(
+        policies,
+        noisy["train"],
+        noisy["test"],
+        toy_lens,
+        targets=targets,
+        token_caps=CAPS,
+        generator=np.random.default_rng(0),
+        bound="betting",
+        n_resamples=50,
+    ).set_index(["router", "target"])
+    assert list(frame.index) == [(name, t.label) for name in policies for t in targets]
+    impossible = frame.xs("accuracy >= 150% of large", level="target")
+    assert impossible["refused"].str.contains("more would not help").all()
+    assert impossible["setting"].isna().all()
+    found = frame[frame["refused"].isna()]
+    assert len(found) == 4
+    assert (found["p_value"] <= found["delta"]).all()
+    assert found["value"].between(found["low"], found["high"]).all()
+    assert set(frame["n"]) == {160}

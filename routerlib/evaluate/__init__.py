@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from routerlib.evaluate.certified import list_certificates
 from routerlib.evaluate.comparison import INDISTINGUISHABLE, judge
 from routerlib.evaluate.files import load_routers, save_routers
 from routerlib.evaluate.frames import RESULT_COLUMNS, Evaluation, evaluate_routers
@@ -28,6 +29,7 @@ __all__ = [
     "evaluate_resplits",
     "evaluate_routers",
     "judge",
+    "list_certificates",
     "load_routers",
     "save_routers",
 ]

@@ -94,10 +94,12 @@ def fit_isotonic(decisions: Decisions) -> CalibrationMap:
 def fit_platt(decisions: Decisions) -> CalibrationMap:
     """A logistic curve in the log-odds, of rising slope (Platt 1999, Probabilistic outputs for
     support vector machines); flat where a rising one does not fit."""
-    model = LogisticRegression(C=1e6)
-    model.fit(_to_log_odds(decisions.probability), decisions.label, decisions.weight)
-    slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
-    if slope < 0.0:
+    slope = intercept = 0.0
+    if len(np.unique(decisions.label)) > 1:
+        model = LogisticRegression(C=1e6)
+        model.fit(_to_log_odds(decisions.probability), decisions.label, decisions.weight)
+        slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
+    if slope <= 0.0:
         mean = float(np.average(decisions.label, weights=decisions.weight))
         return lambda probability: np.full(probability.shape, mean)
     return lambda probability: (
