@@ -79,12 +79,12 @@ def plot_miss_rates(frame: pd.DataFrame, axes: Axes | None = None) -> Axes:
         axes.set(ylim=(len(targets) - 0.45, -0.55), xlim=(0.0, 1.0))
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("re-splits in which the other half missed the target")
-        axes.annotate(
+        axes.text(
+            delta + 0.01,
+            0.995,
             rf"$\delta$ = {delta:g}",
-            (delta, 0.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(3, 3),
-            textcoords="offset points",
+            transform=axes.get_xaxis_transform(),
+            va="top",
             color=GREY,
         )
         axes.xaxis.set_major_locator(MultipleLocator(0.2))

@@ -13,6 +13,7 @@ from routerlib.evaluate import evaluate_reliability
 from routerlib.evaluate.reliability import (
     MAPS,
     Decisions,
+    _cut,
     compute_solo_outcomes,
     fit_isotonic,
     fit_platt,
@@ -144,3 +145,10 @@ def test_reliability_of_a_known_policy() -> None:
     assert len(raw) == 4
     assert raw["share"].to_numpy() == pytest.approx([0.25] * 4, abs=0.03)
     assert (raw["predicted"] - raw["observed"]).abs().max() < 0.1
+
+
+def test_a_sliver_of_weight_is_no_bin_of_its_own() -> None:
+    known, _ = make_decisions(400, power=1.0)
+    tied = np.where(np.arange(400) < 397, 0.2, 0.9)
+    bins = _cut(tied, known.weight, 8)
+    assert [int(inside.sum()) for inside in bins] == [400]

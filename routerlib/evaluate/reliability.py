@@ -159,12 +159,20 @@ def evaluate_reliability(
 
 
 def _cut(probability: Floats, weight: Floats, n_bins: int) -> list[NDArray[np.bool_]]:
-    """Masks (N,) of bins of about equal weight; equal probabilities stay together."""
+    """Masks (N,) of bins of about equal weight; equal probabilities stay together, and a bin with
+    less than half of its weight, as ties leave, joins the one below."""
     values, group = np.unique(probability, return_inverse=True)
     mass = np.bincount(group, weights=weight, minlength=len(values))
     middle = (np.cumsum(mass) - mass / 2.0) / mass.sum()
     bin_of = np.minimum((middle * n_bins).astype(np.int64), n_bins - 1)[group]
-    return [bin_of == number for number in np.unique(bin_of)]
+    bins: list[NDArray[np.bool_]] = []
+    for number in np.unique(bin_of):
+        inside = bin_of == number
+        if bins and weight[inside].sum() < 0.5 * weight.sum() / n_bins:
+            bins[-1] = bins[-1] | inside
+        else:
+            bins.append(inside)
+    return bins
 
 
 def _estimate_mean(

@@ -106,23 +106,23 @@ def _try_split(
     a refusal."""
     first, second = np.array_split(split, 2)
     here, there = Sweep(sweep.settings, _take(sweep.values, first)), _take(sweep.values, second)
-    known = [_take(end, first) for end in ends]
+    small, large = (_take(end, first) for end in ends)
     weights = np.full((1, len(first)), 1.0 / len(first))  # no interval is wanted
     try:
         if method == "picked":
-            setting = calibrate_threshold(here, target, *known, weights).setting
+            setting = calibrate_threshold(here, target, small, large, weights).setting
         else:
             bound = next(bound for bound in BOUNDS if bound == method)
             setting = certify_setting(
-                here, [target], *known, weights, delta=delta, caps=caps, bound=bound
+                here, [target], small, large, weights, delta=delta, caps=caps, bound=bound
             ).setting
     except CalibrationError:
         return None
     chosen = int(np.flatnonzero(sweep.settings == setting)[0])
     point = compute_value_means(there.at(chosen))
-    small, large = (compute_value_means(_take(end, second)) for end in ends)
-    is_met = bool(target.is_met(target.measure(point, small, large)))
-    share = float((point.cost - small.cost) / (large.cost - small.cost))
+    cheap, dear = (compute_value_means(_take(end, second)) for end in ends)
+    is_met = bool(target.is_met(target.measure(point, cheap, dear)))
+    share = float((point.cost - cheap.cost) / (dear.cost - cheap.cost))
     return not is_met, float(point.accuracy), share
 
 
