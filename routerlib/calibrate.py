@@ -3,8 +3,9 @@
 Everything here is a function of arrays of the calibration problems; nothing takes a lattice or a
 store, so the outcomes of test problems are out of reach. Invariants: a threshold is chosen among
 those whose *measured* calibration value meets the target; when none does it is an error that says
-the best that can be had, never the nearest threshold. This first form has no certificate: the
-interval says how far the achieved value may be from the truth.
+the best that can be had, never the nearest threshold. Nothing is guaranteed for other problems
+(``certificate`` does that): the best of many looks better than it is, and the interval says how far
+the achieved value may be from the truth.
 """
 
 from __future__ import annotations

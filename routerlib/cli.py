@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from routerlib import __version__, paths
+from routerlib.calibrate_command import add_calibrate_command
 from routerlib.collect_command import SMALL, add_collect_command, print_report
 from routerlib.engine_process import signals_raise
 from routerlib.errors import RouterlibError
@@ -46,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_collect_command(commands)
     add_judge_command(commands)
     add_score_command(commands)
+    add_calibrate_command(commands)
     _add_store_commands(commands)
     _add_notebook_commands(commands)
     return parser

@@ -78,6 +78,18 @@ AUTHOR_STYLES = {
     "all three": RouterStyle("all three", "#000000", "*"),
 }
 
+# How a setting was chosen, and how a probability was mapped, in the figures of calibration.
+METHOD_STYLES = {
+    "picked": RouterStyle("without certificate", "#D55E00", "X"),
+    "hoeffding_bentkus": RouterStyle("Hoeffding-Bentkus", "#0072B2", "o"),
+    "betting": RouterStyle("betting", "#009E73", "D"),
+}
+MAP_STYLES = {
+    "as it is": RouterStyle("as it is", "#999999", "X", ":"),
+    "Platt": RouterStyle("Platt", "#0072B2", "o"),
+    "isotonic": RouterStyle("isotonic", "#D55E00", "s", "--"),
+}
+
 
 def get_router_style(router: str) -> RouterStyle:
     """Return a router's look, or raise ``ValueError`` for a name without one: no figure may give
@@ -95,6 +107,20 @@ def get_author_style(author: str) -> RouterStyle:
     if author not in AUTHOR_STYLES:
         raise ValueError(f"author {author!r} has no style; use one of {', '.join(AUTHOR_STYLES)}")
     return AUTHOR_STYLES[author]
+
+
+def get_method_style(method: str) -> RouterStyle:
+    """Return the look of a way to choose settings, or raise ``ValueError`` for an unknown one."""
+    if method not in METHOD_STYLES:
+        raise ValueError(f"method {method!r} has no style; use one of {', '.join(METHOD_STYLES)}")
+    return METHOD_STYLES[method]
+
+
+def get_map_style(name: str) -> RouterStyle:
+    """Return the look of a calibration map, or raise ``ValueError`` for an unknown one."""
+    if name not in MAP_STYLES:
+        raise ValueError(f"map {name!r} has no style; use one of {', '.join(MAP_STYLES)}")
+    return MAP_STYLES[name]
 
 
 def require_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:

@@ -172,9 +172,13 @@ def make_step(
 
 def make_tiny_records(split: str = "test") -> list[Record]:
     """All records of the store, each after those it points at."""
-    problems = make_problems(split)
     records: list[Record] = [make_card(SMALL, 100), make_card(LARGE, 300), make_run()]
-    records += [make_problem_row(problem) for problem in problems]
+    return records + make_solution_records(make_problems(split))
+
+
+def make_solution_records(problems: list[Problem]) -> list[Record]:
+    """The rows, states and steps of the three problems, whatever they are called."""
+    records: list[Record] = [make_problem_row(problem) for problem in problems]
     records += [make_state(problem, "") for problem in problems]
     for number, prefix, *texts in EXPANSIONS:
         problem = problems[number]

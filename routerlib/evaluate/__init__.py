@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from routerlib.evaluate.certified import list_certificates
 from routerlib.evaluate.comparison import INDISTINGUISHABLE, judge
 from routerlib.evaluate.files import load_routers, save_routers
 from routerlib.evaluate.frames import RESULT_COLUMNS, Evaluation, evaluate_routers
+from routerlib.evaluate.reliability import evaluate_reliability
+from routerlib.evaluate.resplits import evaluate_resplits
 from routerlib.evaluate.routers import (
     CalibratedRouter,
     calibrate_router,
@@ -22,8 +25,11 @@ __all__ = [
     "compute_settings",
     "compute_sweep",
     "evaluate_ends",
+    "evaluate_reliability",
+    "evaluate_resplits",
     "evaluate_routers",
     "judge",
+    "list_certificates",
     "load_routers",
     "save_routers",
 ]
