@@ -20,6 +20,7 @@ from routerlib.policies.network import EnsemblePolicy, MLPPolicy
 from routerlib.policies.protocol import NEVER_LARGE, Policy, decide
 from routerlib.policies.query_level import QueryLevelPolicy
 from routerlib.policies.ranking import RankedPolicy, rank_policy
+from routerlib.policies.trees import TreesPolicy
 
 __all__ = [
     "BASELINES",
@@ -39,6 +40,7 @@ __all__ = [
     "QueryLevelPolicy",
     "RandomPolicy",
     "RankedPolicy",
+    "TreesPolicy",
     "decide",
     "load_policy",
     "rank_policy",
