@@ -23,6 +23,7 @@ from routerlib.features import (
 )
 from routerlib.policies.network import build_network
 from routerlib.policies.ranking import compute_log_odds
+from routerlib.train.regression import TreesRegression, regress_advantage
 
 
 def observe(protocol: DecisionProtocol, n: int = 20, seed: int = 0) -> Observations:
@@ -55,8 +56,27 @@ RULES: list[policies.Policy] = [
     policies.MinLogprobThreshold(),
     policies.FirstTokenEntropy(),
 ]
+
+
+def make_trees() -> policies.TreesPolicy:
+    observations = observe("before", n=60)
+    target = observations.column("mean_logprob")
+    policy = regress_advantage(
+        TreesRegression(n_trees=3, min_samples_leaf=5),
+        observations,
+        target,
+        np.ones(60),
+        temperature=0.1,
+        seed=0,
+        name="trees",
+    )
+    assert isinstance(policy, policies.TreesPolicy)
+    return policy
+
+
 LEARNED: list[Callable[[], policies.Policy]] = [
     make_mlp,
+    make_trees,
     lambda: policies.EnsemblePolicy("both", (make_mlp(seed=0), make_mlp(seed=1))),
     lambda: policies.rank_policy(make_mlp(), observe("before"), np.ones(20)),
 ]

@@ -38,13 +38,14 @@ def build_lattice(
     depth: int,
     prompt_version: str | None = None,
     temperature: float = 0.0,
+    sample_index: int = 0,
     plan: LatticePlan = "lattice",
     limit: int | None = None,
 ) -> Lattice:
     """Return the lattice of a benchmark's split for some models, cheapest first.
 
     ``depth`` is D: decisions are taken at depths 0..D and the last one picks who writes the rest.
-    Only successful steps at ``temperature`` with sample index 0 are used. ``limit`` keeps the
+    Only successful steps at ``temperature`` with ``sample_index`` are used. ``limit`` keeps the
     first recorded problems in the split's order. Steps that are not recorded become ``MISSING``
     edges.
 
@@ -62,6 +63,7 @@ def build_lattice(
         model_ids=model_ids,
         prompt_version=prompt_version,
         temperature=temperature,
+        sample_index=sample_index,
         limit=limit,
     )
     tree = _unroll(graph, depth, len(model_ids), plan)

@@ -68,6 +68,7 @@ def index_graph(
     model_ids: Sequence[str],
     prompt_version: str | None,
     temperature: float,
+    sample_index: int,
     limit: int | None,
 ) -> RecordedGraph:
     """Return the recorded graph of the first ``limit`` problems of a benchmark's split, in the
@@ -94,6 +95,7 @@ def index_graph(
         model_ids=model_ids,
         prompt_version=prompt_version,
         temperature=temperature,
+        sample_index=sample_index,
     )
     steps = _join_steps(usable, states, model_ids)
     step_of = np.full((len(KINDS), len(states), len(model_ids)), -1, dtype=np.int32)
@@ -159,12 +161,13 @@ def _filter_steps(
     model_ids: Sequence[str],
     prompt_version: str | None,
     temperature: float,
+    sample_index: int,
 ) -> pl.DataFrame:
     """Return the successful steps that the lattice is made of, one for each expansion."""
     usable = steps.filter(
         pl.col("error").is_null()
         & pl.col("model_id").is_in(list(model_ids))
-        & (pl.col("sample_index") == 0)
+        & (pl.col("sample_index") == sample_index)
         & (pl.col("temperature") == temperature)
     ).unique("id", keep="first", maintain_order=True)
     if prompt_version is not None:

@@ -21,6 +21,7 @@ from routerlib.policies.process_reward import ProcessRewardPolicy
 from routerlib.policies.protocol import NEVER_LARGE, Policy, decide
 from routerlib.policies.query_level import QueryLevelPolicy
 from routerlib.policies.ranking import RankedPolicy, rank_policy
+from routerlib.policies.trees import TreesPolicy
 
 __all__ = [
     "BASELINES",
@@ -41,6 +42,7 @@ __all__ = [
     "QueryLevelPolicy",
     "RandomPolicy",
     "RankedPolicy",
+    "TreesPolicy",
     "decide",
     "load_policy",
     "rank_policy",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from routerlib.features import Standardiser
@@ -18,8 +19,10 @@ from routerlib.policies.process_reward import ProcessRewardPolicy
 from routerlib.policies.protocol import Policy
 from routerlib.policies.query_level import QueryLevelPolicy
 from routerlib.policies.ranking import RankedPolicy
+from routerlib.policies.trees import Trees, TreesPolicy
 
 FORMAT = 1
+TREE_ARRAYS = ("roots", "feature", "threshold", "nan_goes_left", "left", "right", "value")
 _LOGISTIC: dict[str, type[QueryLevelPolicy] | type[ProcessRewardPolicy]] = {
     "query_level": QueryLevelPolicy,
     "process_reward": ProcessRewardPolicy,
@@ -27,7 +30,7 @@ _LOGISTIC: dict[str, type[QueryLevelPolicy] | type[ProcessRewardPolicy]] = {
 
 
 def save_policy(policy: Policy, path: Path) -> None:
-    """Write a learned policy: MLPPolicy, QueryLevelPolicy, ProcessRewardPolicy,
+    """Write a learned policy: MLPPolicy, TreesPolicy, QueryLevelPolicy, ProcessRewardPolicy,
     ConfidenceMixturePolicy, or an EnsemblePolicy or RankedPolicy of such. TypeError for others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"format": FORMAT, "policy": _pack(policy)}, path)
@@ -94,6 +97,18 @@ def _pack(policy: Policy) -> dict[str, Any]:
             "variances": torch.from_numpy(policy.variances),
             "config": dict(policy.config),
         }
+    if isinstance(policy, TreesPolicy):
+        return {
+            "kind": "trees",
+            "name": policy.name,
+            "protocol": policy.protocol,
+            "features": list(policy.features),
+            "trees": {name: torch.from_numpy(getattr(policy.trees, name)) for name in TREE_ARRAYS},
+            "depth": policy.trees.depth,
+            "baseline": policy.baseline,
+            "temperature": policy.temperature,
+            "config": dict(policy.config),
+        }
     raise TypeError(f"{policy.name}: a {type(policy).__name__} has nothing learnt to save")
 
 
@@ -109,6 +124,15 @@ def _unpack(packed: dict[str, Any]) -> Policy:
         return ConfidenceMixturePolicy(
             *(packed[key].numpy() for key in ("shares", "means", "variances")),
             *(packed[key] for key in ("name", "protocol", "config")),
+        )
+    if packed["kind"] == "trees":
+        arrays = {name: np.asarray(packed["trees"][name].numpy()) for name in TREE_ARRAYS}
+        return TreesPolicy(
+            packed["name"],
+            packed["protocol"],
+            tuple(packed["features"]),
+            Trees(**arrays, depth=packed["depth"]),
+            *(packed[key] for key in ("baseline", "temperature", "config")),
         )
     standardiser = Standardiser(
         tuple(packed["features"]), packed["mean"].numpy(), packed["scale"].numpy()

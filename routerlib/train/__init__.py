@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from routerlib.train.cpo import CPOConfig, train_cpo, train_cpo_on_rollouts
+from routerlib.train.ensemble import rank_ensemble
 from routerlib.train.exact import ExactConfig, train_ensemble, train_exact
+from routerlib.train.fitted import FittedConfig, train_fitted
 from routerlib.train.mixture import train_confidence_mixture
 from routerlib.train.process_reward import train_process_reward
 from routerlib.train.query_level import train_query_level
+from routerlib.train.regression import MLPRegression, TreesRegression
 
 __all__ = [
+    "CPOConfig",
     "ExactConfig",
+    "FittedConfig",
+    "MLPRegression",
+    "TreesRegression",
+    "rank_ensemble",
     "train_confidence_mixture",
+    "train_cpo",
+    "train_cpo_on_rollouts",
     "train_ensemble",
     "train_exact",
+    "train_fitted",
     "train_process_reward",
     "train_query_level",
 ]

@@ -24,17 +24,16 @@ from routerlib.lattice import Lattice
 from routerlib.policies.network import (
     ACTIVATIONS,
     Activation,
-    EnsemblePolicy,
     MLPPolicy,
     build_network,
 )
-from routerlib.policies.ranking import RankedPolicy, rank_policy
+from routerlib.policies.ranking import RankedPolicy
+from routerlib.train.ensemble import rank_ensemble
 from routerlib.train.tree import (
     Tree,
     build_tree,
     compute_exchange_rate,
     compute_expectations,
-    compute_reach,
     compute_softmax,
 )
 
@@ -173,13 +172,10 @@ def train_ensemble(
 ) -> RankedPolicy:
     """Train one network per seed, average them, and rank the average on the training problems.
 
-    Each member keeps other problems apart, so that together they use all. The ranks are weighted by
-    the reach of the coin policy, which meets every path.
+    Each member keeps other problems apart, so that together they use all.
     """
     members = tuple(
         train_exact(lattice, config, lens, protocol, seed, name=f"{name} seed {seed}")
         for seed in seeds
     )
-    tree = build_tree(lattice, lens, protocol)
-    reach = compute_reach(tree, compute_softmax(tree, torch.zeros_like(tree.reward)))
-    return rank_policy(EnsemblePolicy(name, members), lattice.observe(protocol), reach.numpy())
+    return rank_ensemble(name, members, lattice, lens, protocol)

@@ -1,7 +1,8 @@
 """The forward pass over a lattice in torch: a policy's value as a formula of its decisions.
 
-Invariants: nodes are sorted by depth and each has one parent, so a level's reach is one gather from
-the level above; the numbers are those of ``lattice.evaluate_probabilities``, but differentiable.
+The backward pass over the same tree gives the value of each action. Invariants: nodes are sorted by
+depth and each has one parent, so a level's reach is one gather from the level above; the numbers
+are those of ``lattice.evaluate_probabilities``, but differentiable.
 """
 
 from __future__ import annotations
@@ -77,6 +78,23 @@ def compute_reach(tree: Tree, probabilities: torch.Tensor) -> torch.Tensor:
     return torch.cat(levels)
 
 
+def compute_action_values(
+    tree: Tree, probabilities: torch.Tensor, gains: torch.Tensor
+) -> torch.Tensor:
+    """Value (N, K) of each action when decisions (N, K) follow: one backward pass over the levels.
+
+    Q(node, a) = gain of that edge + V(child), V(node) = sum_a pi(a | node) Q(node, a), with
+    ``gains`` (N, K) in any unit, 0 on edges that are not allowed (whose values mean nothing).
+    """
+    values = gains.clone()
+    for depth in range(len(tree.offsets) - 2, 0, -1):
+        start, low, high = tree.offsets[depth - 1 : depth + 2]
+        state_value = (probabilities[low:high] * values[low:high]).sum(dim=1)
+        # Each edge has one child, so no two values meet.
+        values[start + tree.parent[low:high], tree.action[low:high]] += state_value
+    return values
+
+
 def compute_expectations(
     tree: Tree, probabilities: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -92,13 +110,17 @@ def compute_expectations(
 
 
 def compute_softmax(tree: Tree, logits: torch.Tensor) -> torch.Tensor:
-    """Decisions (N, K) from logits (N, K). What falls on actions that are not allowed goes to the
+    """Decisions (N, K) from logits (N, K), among what is allowed."""
+    return move_to_allowed(torch.softmax(logits, dim=1), tree.allowed)
+
+
+def move_to_allowed(probabilities: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """Decisions (n, K) with what falls on actions that are not allowed (n, K) moved to the
     cheapest allowed one, as in ``lattice.mask_probabilities``."""
-    probabilities = torch.softmax(logits, dim=1)
-    if bool(tree.allowed.all()):
+    if bool(allowed.all()):
         return probabilities
-    kept = probabilities * tree.allowed
-    stay = torch.nn.functional.one_hot(tree.allowed.int().argmax(dim=1), logits.shape[1])
+    kept = probabilities * allowed
+    stay = torch.nn.functional.one_hot(allowed.int().argmax(dim=1), allowed.shape[1])
     return kept + stay * (1.0 - kept.sum(dim=1, keepdim=True))
 
 
