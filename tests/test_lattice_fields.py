@@ -300,10 +300,12 @@ def test_steps_in_a_row_and_repetitions_add_up() -> None:
         since = switches[::-1].index(True) + 1 if any(switches) else len(path)
         assert fields["n_switches"][node] == sum(switches)
         assert fields["run_length"][node] == since
-        # one line, "0 + 1", over and over: only the first is new, and no step is a surprise
+        # one line, "0 + 1", over and over: only the first is new, and all write the same; its
+        # probes say "x", which is no disagreement where the small model itself wrote
         assert fields["n_repeats"][node] == max(0, len(path) - 1)
         assert fields["n_operators"][node] == fields["n_digits"][node] / 2 == len(path)
         assert fields["draft_n_disagreements"][node] == 0
+        assert fields["probe_disagrees_last"][node] == (path[-1:] > (0,))
 
 
 def test_agreement_is_unknown_where_the_small_models_step_is_not_recorded() -> None:

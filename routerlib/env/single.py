@@ -92,10 +92,12 @@ class RoutingEnv(gymnasium.Env[Observed, np.int64]):
 
     def action_masks(self) -> Booleans:
         """Return (K,): which actions are allowed now; all of them when no episode is running."""
-        return self._table.allowed[self._node].copy()
+        masks: Booleans = self._table.allowed[self._node].copy()
+        return masks
 
     def _observe(self) -> Observed:
-        return self._table.observations[self._node].copy()
+        row: Observed = self._table.observations[self._node].copy()
+        return row
 
     def _describe(self) -> Info:
         return {

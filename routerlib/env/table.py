@@ -116,7 +116,7 @@ def build_table(
     )
 
 
-def make_observation_space(n_fields: int) -> gymnasium.spaces.Box:
+def make_observation_space(n_fields: int) -> gymnasium.spaces.Box[np.float32]:
     """Return the space of F standardised fields: any finite number, so that the environments of
     training and test problems have the same space."""
     limit = float(np.finfo(np.float32).max)
