@@ -106,8 +106,11 @@ def _add_notebook_commands(commands: argparse._SubParsersAction[argparse.Argumen
     command = actions.add_parser("strip", help="rewrite the notebooks without outputs")
     command.set_defaults(run=_run_strip_notebooks)
 
-    command = commands.add_parser("readme", help="rewrite the README's results from numbers.json")
+    command = commands.add_parser(
+        "readme", help="rewrite the README's results and the table of features"
+    )
     command.add_argument("--readme", type=Path, default=paths.ROOT / "README.md")
+    command.add_argument("--features", type=Path, default=paths.ROOT / "docs" / "features.md")
     command.add_argument("--numbers", type=Path, default=paths.FIGURES / "numbers.json")
     command.set_defaults(run=_run_readme)
 
@@ -121,10 +124,13 @@ def _add_notebook_commands(commands: argparse._SubParsersAction[argparse.Argumen
 
 
 def _run_readme(options: argparse.Namespace) -> int:
+    from routerlib.feature_table import update_features
     from routerlib.readme import update_readme
 
     changed = update_readme(options.readme, options.numbers)
     print(f"{options.readme.name}: {'rewritten' if changed else 'as it was'}")
+    changed = update_features(options.features)
+    print(f"{options.features.name}: {'rewritten' if changed else 'as it was'}")
     return 0
 
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from lattice_cases import World, build, build_hand_lattice, record
+from lattice_cases import World, build, build_hand_lattice, get_paths, record
 
 from routerlib.benchmarks.problem_features import PROBLEM_FEATURES
+from routerlib.costs import Lens
 from routerlib.errors import HiddenFieldError
 from routerlib.features import (
     FEATURE_SETS,
@@ -24,6 +25,9 @@ from routerlib.features import (
     get_feature_names,
     is_visible,
 )
+from routerlib.lattice import add_spending
+
+LENS = Lens("toy", "tokens", np.array([[1.0, 0.0, 1.0], [3.0, 0.0, 3.0]]))
 
 
 def test_every_problem_feature_is_a_field() -> None:
@@ -41,6 +45,8 @@ def test_every_field_says_what_it_is() -> None:
             assert field.protocol == name.split("_")[0]
         elif name == "problem_small_logprob":  # of the prefill that a probe pays for
             assert (field.protocol, field.group) == ("probe", "problem")
+        elif field.group == "spending":
+            assert field.protocol == name.rpartition("_")[2]
         else:
             assert field.protocol == "before"
 
@@ -52,7 +58,10 @@ def test_a_later_protocol_shows_all_that_an_earlier_one_does() -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_observations_hold_visible_columns_only(protocol: str) -> None:
-    seen = build_hand_lattice().observe(protocol)
+    lattice = build_hand_lattice()
+    for billed in PROTOCOLS:
+        lattice = add_spending(lattice, LENS, billed, budget=100.0)
+    seen = lattice.observe(protocol)
     assert seen.names == tuple(n for n, f in FIELDS.items() if is_visible(f, protocol))
     assert seen.values.shape == (6, len(seen.names))
     for name, field in FIELDS.items():
@@ -95,6 +104,40 @@ def test_hidden_data_permuted_changes_no_observation() -> None:
         )
 
 
+# Columns of a recorded step, by the protocol that shows them where the model was not chosen.
+SHOWN_BY_PROBE = ("first_token_texts", "first_token_logprobs")
+SHOWN_BY_DRAFT = ("text", "token_logprobs", "completion_tokens")
+
+
+@pytest.mark.parametrize(
+    ("changed", "unmoved"),
+    [(SHOWN_BY_DRAFT, ("before", "probe")), ((*SHOWN_BY_PROBE, *SHOWN_BY_DRAFT), ("before",))],
+)
+def test_what_the_small_model_would_have_written_stays_hidden(
+    changed: tuple[str, ...], unmoved: tuple[str, ...]
+) -> None:
+    """On paths of the large model alone nothing but a probe or a draft says what the small model
+    would have done, neither here nor at the steps before; what was paid says nothing of it too."""
+    world = World(3, end_share=0.0)
+    tables = record(world, ["a", "b", "c"], 3, merge=True)
+    small = pl.col("model_id") == "m0"
+    scrambled = tables.steps.with_columns(
+        pl.when(small).then(pl.col(column).reverse()).otherwise(pl.col(column))
+        for column in changed
+    )
+    lattices = [build(t, world.model_ids, 3) for t in (tables, replace(tables, steps=scrambled))]
+    own = np.array([0 not in path for path in get_paths(lattices[0])])
+    for protocol in PROTOCOLS:
+        one, other = (
+            add_spending(lattice, LENS, protocol, budget=50.0).observe(protocol).rows(own)
+            for lattice in lattices
+        )
+        assert one.names == other.names
+        assert f"spent_{protocol}" in one.names
+        same = np.array_equal(one.values, other.values, equal_nan=True)
+        assert same == (protocol in unmoved), protocol
+
+
 def test_observations_refuse_hidden_columns_and_wrong_shapes() -> None:
     with pytest.raises(HiddenFieldError):
         Observations(("depth", "probe_entropy"), np.zeros((3, 2)), "before")
@@ -127,18 +170,36 @@ def test_fields_that_no_node_has_recorded() -> None:
     assert seen.rows(np.array([1])).list_recorded() == ()
 
 
+# Trained policies and the tracked figures depend on these names and their order.
+DEFAULT = (
+    *(f"problem_{name}" for name in PROBLEM_FEATURES),
+    *("problem_small_logprob", "depth", "steps_tokens", "last_author_large", "share_large"),
+    *("last_tokens", "n_digits_last", "n_operators_last", "repeats_last", "last_mean_logprob"),
+    *("last_min_logprob", "mean_logprob", "min_logprob", "probe_entropy", "probe_margin"),
+    *("probe_top_logprob", "draft_mean_logprob", "draft_min_logprob", "draft_tokens"),
+    *("draft_n_digits", "draft_is_answer", "draft_repeats"),
+)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_default_set_stays_as_it_is(protocol: str) -> None:
+    expected = tuple(name for name in DEFAULT if is_visible(FIELDS[name], protocol))
+    assert get_feature_names("default", protocol) == expected
+
+
 def test_feature_sets() -> None:
     for protocol in PROTOCOLS:
         every = get_feature_names("all", protocol)
         assert every == build_hand_lattice().observe(protocol).names
+        assert set(get_feature_names("default", protocol)) < set(every)
         without = get_feature_names("no_logprobs", protocol)
         sure = get_feature_names("confidence_only", protocol)
         assert set(without) | set(sure) == set(every)
         assert not set(without) & set(sure)
         assert set(get_feature_names("position_only", protocol)) < set(without)
-    assert not any(
-        "logprob" in n or n.startswith("probe") for n in get_feature_names("no_logprobs", "draft")
-    )
+    no_logprobs = get_feature_names("no_logprobs", "draft")
+    assert not any("logprob" in n or "entropy" in n or "margin" in n for n in no_logprobs)
+    assert {n for n in no_logprobs if n.startswith("probe_")} == {"probe_disagrees_last"}
     assert "depth" in get_feature_names("position_only", "before")
     assert "probe_entropy" in get_feature_names("confidence_only", "probe")
     assert "problem_small_logprob" in get_feature_names("confidence_only", "probe")
@@ -147,6 +208,14 @@ def test_feature_sets() -> None:
         get_feature_names("best", "draft")
     with pytest.raises(ValueError, match="unknown protocol 'judge'"):
         check_protocol("judge")
+
+
+def test_a_field_of_a_lens_says_where_it_comes_from() -> None:
+    lattice = build_hand_lattice()
+    with pytest.raises(KeyError, match="'spent_before' needs a lens: add it with"):
+        lattice.observe("before").column("spent_before")
+    with pytest.raises(HiddenFieldError):
+        add_spending(lattice, LENS, "draft").observe("probe").column("spent_draft")
 
 
 def observe(values: list[list[float]], names: tuple[str, ...]) -> Observations:

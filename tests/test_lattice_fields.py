@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -11,6 +12,8 @@ import pytest
 from lattice_cases import (
     build,
     build_hand_lattice,
+    build_scripted,
+    get_paths,
     index_nodes,
     make_hand_tables,
 )
@@ -44,6 +47,23 @@ BY_HAND = {
         "draft_n_digits": 3,
         "draft_is_answer": 0,
         "draft_repeats": 0,
+        "run_length": 0,
+        "n_switches": 0,
+        "last_chars": 0,
+        "n_digits": 0,
+        "n_operators": 0,
+        "n_repeats": 0,
+        "last_std_logprob": 0,
+        "last_sum_logprob": 0,
+        "last_first_entropy": 0,
+        "last_first_margin": 0,
+        "min_mean_logprob": 0,
+        "probe_max_entropy": 1.5 * math.log(2),
+        "probe_disagrees_last": 0,
+        "draft_std_logprob": 0.1,
+        "draft_n_operators": 2,
+        "draft_disagrees_last": 0,
+        "draft_n_disagreements": 0,
     },
     (0,): {
         "depth": 1,
@@ -67,6 +87,23 @@ BY_HAND = {
         "draft_n_digits": 1,
         "draft_is_answer": 1,
         "draft_repeats": 0,
+        "run_length": 1,
+        "n_switches": 0,
+        "last_chars": 10,
+        "n_digits": 3,
+        "n_operators": 2,
+        "n_repeats": 0,
+        "last_std_logprob": 0.1,
+        "last_sum_logprob": -0.6,
+        "last_first_entropy": 1.5 * math.log(2),
+        "last_first_margin": 0.25,
+        "min_mean_logprob": -0.3,
+        "probe_max_entropy": 1.5 * math.log(2),
+        "probe_disagrees_last": 0,
+        "draft_std_logprob": math.sqrt(0.5 / 4),
+        "draft_n_operators": 0,
+        "draft_disagrees_last": 0,
+        "draft_n_disagreements": 0,
     },
     (1,): {
         "depth": 1,
@@ -90,6 +127,23 @@ BY_HAND = {
         "draft_n_digits": 0,
         "draft_is_answer": 0,
         "draft_repeats": 1,
+        "run_length": 1,
+        "n_switches": 0,
+        "last_chars": 2,
+        "n_digits": 0,
+        "n_operators": 0,
+        "n_repeats": 0,
+        "last_std_logprob": math.sqrt(0.14 / 3),
+        "last_sum_logprob": -0.9,
+        "last_first_entropy": NAN,
+        "last_first_margin": NAN,
+        "min_mean_logprob": -0.3,
+        "probe_max_entropy": 1.5 * math.log(2),
+        "probe_disagrees_last": 1,
+        "draft_std_logprob": 0.5,
+        "draft_n_operators": 0,
+        "draft_disagrees_last": 1,
+        "draft_n_disagreements": 1,
     },
     (0, 1): {
         "depth": 2,
@@ -113,6 +167,23 @@ BY_HAND = {
         "draft_n_digits": 1,
         "draft_is_answer": 1,
         "draft_repeats": 0,
+        "run_length": 1,
+        "n_switches": 1,
+        "last_chars": 2,
+        "n_digits": 3,
+        "n_operators": 2,
+        "n_repeats": 0,
+        "last_std_logprob": 0,
+        "last_sum_logprob": -0.9,
+        "last_first_entropy": NAN,
+        "last_first_margin": NAN,
+        "min_mean_logprob": -0.3,
+        "probe_max_entropy": 1.5 * math.log(2),
+        "probe_disagrees_last": 1,
+        "draft_std_logprob": 0,
+        "draft_n_operators": 0,
+        "draft_disagrees_last": 1,
+        "draft_n_disagreements": 1,
     },
     # b was written twice; the draft came without log-probabilities
     (1, 0): {
@@ -137,6 +208,23 @@ BY_HAND = {
         "draft_n_digits": 1,
         "draft_is_answer": 1,
         "draft_repeats": 0,
+        "run_length": 1,
+        "n_switches": 1,
+        "last_chars": 2,
+        "n_digits": 0,
+        "n_operators": 0,
+        "n_repeats": 1,
+        "last_std_logprob": 0.5,
+        "last_sum_logprob": -3,
+        "last_first_entropy": math.log(2),
+        "last_first_margin": 0,
+        "min_mean_logprob": -1.5,
+        "probe_max_entropy": 1.5 * math.log(2),
+        "probe_disagrees_last": 0,
+        "draft_std_logprob": NAN,
+        "draft_n_operators": 0,
+        "draft_disagrees_last": 0,
+        "draft_n_disagreements": 1,
     },
 }
 
@@ -154,8 +242,9 @@ def test_fields_by_hand(path: tuple[int, ...]) -> None:
 
 def test_every_field_of_the_registry_is_there() -> None:
     lattice = build_hand_lattice()
-    assert set(lattice.fields) == set(FIELDS)
-    assert lattice.observe("draft").names == tuple(FIELDS)
+    of_a_lens = {name for name, field in FIELDS.items() if field.group == "spending"}
+    assert set(lattice.fields) == set(FIELDS) - of_a_lens
+    assert lattice.observe("draft").names == tuple(n for n in FIELDS if n not in of_a_lens)
     for values in lattice.fields.values():
         assert values.shape == (lattice.n_nodes,)
 
@@ -200,6 +289,40 @@ def test_more_models_share_the_scale_of_authors() -> None:
     nodes = index_nodes(lattice)
     assert lattice.fields["last_author_large"][nodes["p", (1,)]] == 0.5
     assert lattice.fields["share_large"][nodes["p", (1,)]] == 0.0
+
+
+def test_steps_in_a_row_and_repetitions_add_up() -> None:
+    """Along every path of three models, counted one step after the other."""
+    lattice = build_scripted(1, n_models=3, end_share=0.0, n_lines=1)
+    fields = lattice.fields
+    for node, path in enumerate(get_paths(lattice)):
+        switches = [a != b for a, b in pairwise(path)]
+        since = switches[::-1].index(True) + 1 if any(switches) else len(path)
+        assert fields["n_switches"][node] == sum(switches)
+        assert fields["run_length"][node] == since
+        # one line, "0 + 1", over and over: only the first is new, and all write the same; its
+        # probes say "x", which is no disagreement where the small model itself wrote
+        assert fields["n_repeats"][node] == max(0, len(path) - 1)
+        assert fields["n_operators"][node] == fields["n_digits"][node] / 2 == len(path)
+        assert fields["draft_n_disagreements"][node] == 0
+        assert fields["probe_disagrees_last"][node] == (path[-1:] > (0,))
+
+
+def test_agreement_is_unknown_where_the_small_models_step_is_not_recorded() -> None:
+    tables = make_hand_tables()
+    lacking = tables.steps.filter(pl.col("id") != "root-small")
+    lattice = build(replace(tables, steps=lacking), ("small", "large"), 2)
+    node = index_nodes(lattice)["p", (1,)]
+    assert np.isnan(lattice.fields["draft_disagrees_last"][node])
+    assert np.isnan(lattice.fields["probe_disagrees_last"][node])
+    other = tables.steps.with_columns(
+        first_token_texts=pl.lit([], dtype=pl.List(pl.String)),
+        text=pl.when(pl.col("id") == "root-small").then(pl.lit("b ")).otherwise(pl.col("text")),
+    )
+    lattice = build(replace(tables, steps=other), ("small", "large"), 2)
+    node = index_nodes(lattice)["p", (1,)]
+    assert np.isnan(lattice.fields["probe_disagrees_last"][node])
+    assert lattice.fields["draft_disagrees_last"][node] == 0  # spaces at the ends do not count
 
 
 def test_probabilities_that_round_above_one_are_divided() -> None:

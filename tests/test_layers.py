@@ -24,7 +24,7 @@ LAYERS = (
     | {"latex", "costs"},
     {"models", "store", "weights"},
     {"collect", "collect_rows", "plans", "serve", "engine_process", "vllm_engine", "dequantise"}
-    | {"calls", "judge", "prompt_scores", "lattice", "features"},
+    | {"calls", "judge", "prompt_scores", "lattice", "features", "env"},
     {"policies", "train"},
     {"calibrate", "certificate", "risk_tests", "cost_bounds", "evaluate", "metrics", "exploration"},
     {
@@ -36,6 +36,7 @@ LAYERS = (
         "figure_frames",
         "tables",
         "readme",
+        "feature_table",
         "datacard",
     }
     | {"notebooks", "notebook_parameters", "notebook_style", "verification"}

@@ -3,7 +3,7 @@
 ``build_lattice`` / ``load_lattice`` make it; ``evaluate_probabilities`` and ``follow_thresholds``
 score policies; ``oracle`` and ``frontier`` say what the record allows;
 ``coverage`` and ``missing_expansions`` say what it lacks; ``restrict_one_way`` masks it to
-policies that escalate once.
+policies that escalate once; ``add_spending`` shows a policy what it has paid.
 """
 
 from routerlib.lattice.arrays import FORBIDDEN, MISSING, TERMINAL, Lattice, LatticePlan
@@ -20,6 +20,7 @@ from routerlib.lattice.replay import (
     mask_probabilities,
 )
 from routerlib.lattice.rows import TraceTables
+from routerlib.lattice.spending import add_spending, compute_spent
 
 __all__ = [
     "FORBIDDEN",
@@ -31,9 +32,11 @@ __all__ = [
     "LatticePlan",
     "TraceTables",
     "Values",
+    "add_spending",
     "build_lattice",
     "compute_edge_costs",
     "compute_process_labels",
+    "compute_spent",
     "coverage",
     "evaluate_probabilities",
     "follow_thresholds",

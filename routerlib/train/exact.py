@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from routerlib.costs import Lens
-from routerlib.features import DecisionProtocol, Standardiser
+from routerlib.features import DecisionProtocol, Standardiser, get_feature_names
 from routerlib.lattice import Lattice
 from routerlib.policies.network import (
     ACTIVATIONS,
@@ -51,7 +51,7 @@ class ExactConfig:
     every ``check_every`` steps and gives up after ``patience`` looks without a better objective (0
     keeps none apart and runs all steps); ``exchange_rate_factor`` multiplies the chord's lambda;
     ``dropout`` is the share of inputs hidden at each step; ``features`` names the inputs (None: all
-    that the protocol shows and that are recorded of any problem to fit).
+    of the default set that the protocol shows and that are recorded of any problem to fit).
     """
 
     width: int = 64
@@ -119,7 +119,9 @@ def train_exact(
         lattice.select(i) for i in _split(lattice.n_problems, config.validation_share, generator)
     ]
     fit, held = (build_tree(part, lens, protocol) for part in parts)
-    names = config.features or parts[0].observe(protocol).list_recorded()
+    default = get_feature_names("default", protocol)
+    recorded = parts[0].observe(protocol).list_recorded()
+    names = config.features or tuple(name for name in recorded if name in default)
     seen = [part.observe(protocol).take(names) for part in parts]
     standardiser = Standardiser.fit(seen[0])
     fit_inputs, held_inputs = (torch.from_numpy(standardiser.transform(o)) for o in seen)
