@@ -38,6 +38,7 @@ SAID_OF_THE_AREA = {
     "confidence mixture": "higher",
     "draft mean log-probability": "higher",
     "draft min log-probability": "higher",
+    "process reward": "higher",
     "random": "higher",
     "problem length": "not distinguishable",
     "query-level classifier": "not distinguishable",
