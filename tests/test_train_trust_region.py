@@ -65,6 +65,15 @@ def test_multipliers_by_hand() -> None:
     assert (step.lambda_, step.nu) == pytest.approx((3.0, 2.0))
 
 
+def test_tiny_gradients_point_where_large_ones_do() -> None:
+    for size in (1e-300, 1e-159, 1e200):
+        step = compute_step(vector(0.0, size), vector(1.0, 0.0), 0.0, lambda v: v, delta=0.5)
+        np.testing.assert_allclose(step.direction, (0.0, 1.0))
+        assert step.lambda_ == pytest.approx(size, rel=1e-9)
+        far = compute_step(vector(0.0, 1.0), vector(size, 0.0), -size, lambda v: v, delta=0.5)
+        np.testing.assert_allclose(far.direction, (0.0, 1.0))
+
+
 @settings(max_examples=200)
 @given(SEEDS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
 def test_no_point_of_the_ball_is_better(

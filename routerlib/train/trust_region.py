@@ -73,11 +73,15 @@ def compute_step(
     - it binds: lambda = sqrt((q - r^2/s) / (2 delta - c^2/s)), nu = (lambda c + r) / s;
     - it cannot be met inside the ball (c > 0 and c^2/s > 2 delta): x = -sqrt(2 delta / s) H^-1 b
       (eq. 14).
+
+    g and b are brought to size 1 first, for the square of a tiny gradient is 0.
     """
+    size_g, size_b = (float(v.abs().max()) or 1.0 for v in (g, b))
+    g, b, c = g / size_g, b / size_b, c / size_b
     inverse_g = conjugate_gradient(multiply, g, n_steps)
     inverse_b = conjugate_gradient(multiply, b, n_steps)
     q, r, s = float(g @ inverse_g), float(g @ inverse_b), float(b @ inverse_b)
-    if c > 0.0 and c**2 >= 2.0 * delta * s:
+    if c > 0.0 and c * c >= 2.0 * delta * s:
         if s <= 0.0:  # no parameter moves the constraint
             return Step(torch.zeros_like(g), float("nan"), float("nan"), True)
         return Step(-((2.0 * delta / s) ** 0.5) * inverse_b, float("nan"), float("nan"), True)
@@ -87,15 +91,16 @@ def compute_step(
         lambda_ = (q / (2.0 * delta)) ** 0.5
         free = inverse_g / lambda_
     if c + float(b @ free) <= 0.0:
-        return Step(free, lambda_, 0.0, False)
+        return Step(free, size_g * lambda_, 0.0, False)
     # Where g is parallel to b, all points of the plane c + b.x = 0 are worth the same.
     across = max(q - r**2 / s, 0.0)
-    room = max(2.0 * delta - c**2 / s, 0.0)
+    room = max(2.0 * delta - c * c / s, 0.0)
     direction = -(c / s) * inverse_b
     if across > 1e-12 * q:
         direction = direction + (room / across) ** 0.5 * (inverse_g - (r / s) * inverse_b)
     lambda_ = (across / room) ** 0.5 if room > 0.0 else float("inf")
-    return Step(direction, lambda_, (lambda_ * c + r) / s, False)
+    nu = (lambda_ * c + r) / s
+    return Step(direction, size_g * lambda_, nu * size_g / size_b, False)
 
 
 def search_line(
