@@ -88,6 +88,23 @@ def make_lens(name: str, cards: Sequence[ModelCard]) -> Lens:
     return Lens(name, unit, weights)
 
 
+def set_price_ratio(lens: Lens, ratio: float) -> Lens:
+    """Return the lens as if a written token of the dearest model cost ``ratio`` times one of the
+    cheapest: the dearest keeps its prices, those of all others are scaled by one factor.
+
+    ValueError for a ratio that is not > 0, and for a lens that prices no written token of the
+    cheapest model.
+    """
+    if not 0.0 < ratio < np.inf:
+        raise ValueError(f"ratio is {ratio}; give a number > 0")
+    cheapest, dearest = lens.weights[[0, -1], LEDGER_FIELDS.index("completion_tokens")]
+    if not cheapest > 0.0:
+        raise ValueError(f"lens {lens.name!r} prices no token of the cheapest model: no ratio")
+    weights = lens.weights.copy()
+    weights[:-1] *= dearest / (ratio * cheapest)
+    return Lens(f"{lens.name}, 1 : {ratio:g}", lens.unit, weights)
+
+
 def compute_cost(ledger: FloatArray, lens: Lens) -> FloatArray:
     """Return the cost (...) in the lens's unit of a ledger (..., M, 3) of token counts.
 

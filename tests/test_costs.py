@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from routerlib.costs import LENSES, Lens, compute_cost, make_lens
+from routerlib.costs import LENSES, Lens, compute_cost, make_lens, set_price_ratio
 from routerlib.errors import UnpricedModelError
 from routerlib.records import ModelCard
 
@@ -91,3 +91,21 @@ def test_cost_adds_up_over_calls(ledgers: np.ndarray) -> None:
         lens = make_lens(name, [SMALL, LARGE])
         total = compute_cost(ledgers.sum(axis=0), lens)
         assert float(total) == pytest.approx(float(compute_cost(ledgers, lens).sum()))
+
+
+@pytest.mark.parametrize("ratio", [0.5, 2.0, 100.0])
+def test_a_price_ratio_scales_all_but_the_dearest(ratio: float) -> None:
+    lens = set_price_ratio(make_lens("flops", [SMALL, LARGE]), ratio)
+    assert compute_cost(LEDGER, lens) == pytest.approx(70 * 3.0 / ratio + 170 * 3.0)
+    assert lens.name == f"flops, 1 : {ratio:g}"
+    usd = set_price_ratio(make_lens("usd", [SMALL, LARGE]), ratio)
+    assert usd.weights[1, 2] / usd.weights[0, 2] == pytest.approx(ratio)
+    assert usd.weights[0, 0] / usd.weights[0, 2] == pytest.approx(0.25)
+
+
+def test_a_price_ratio_needs_prices() -> None:
+    lens = make_lens("large_tokens", [SMALL, LARGE])
+    with pytest.raises(ValueError, match="prices no token of the cheapest model"):
+        set_price_ratio(lens, 10.0)
+    with pytest.raises(ValueError, match=r"ratio is 0.0; give a number > 0"):
+        set_price_ratio(make_lens("flops", [SMALL, LARGE]), 0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,6 +29,7 @@ from routerlib.lattice import (
     follow_thresholds,
     mask_probabilities,
     oracle,
+    restrict_depth,
     restrict_one_way,
 )
 
@@ -115,3 +118,48 @@ def test_switch_recording_is_one_way_by_itself() -> None:
         record(world, ["a", "b"], 4, merge=True, plan="switch"), world.model_ids, 4, plan="switch"
     )
     np.testing.assert_array_equal(restrict_one_way(lattice).next_node, lattice.next_node)
+
+
+def test_depth_zero_chooses_one_model_for_the_problem() -> None:
+    whole = build_hand_lattice()
+    lattice = restrict_depth(whole, 0)
+    stays = {(p, path) for p, path in index_nodes(whole) if len(set(path)) <= 1}
+    assert set(index_nodes(lattice)) == stays
+    assert ("p", (0, 1)) in index_nodes(whole)
+    for action in (0, 1):
+        alone, free = (
+            evaluate_probabilities(part, np.eye(2)[np.full(part.n_nodes, action)], LENS, "before")
+            for part in (lattice, whole)
+        )
+        assert alone.accuracy.tolist() == free.accuracy.tolist()
+        assert alone.cost.tolist() == free.cost.tolist()
+    with pytest.raises(ValueError, match="depth is 3; this lattice was recorded to depth 2"):
+        restrict_depth(whole, 3)
+
+
+@given(seed=SEEDS, depth=st.integers(0, 3), n_models=st.integers(2, 3))
+@settings(max_examples=25, deadline=None)
+def test_a_shallower_mode_is_a_policy_that_stays_with_its_last_choice(
+    seed: int, depth: int, n_models: int
+) -> None:
+    lattice = build_scripted(seed, n_models=n_models)
+    mode = restrict_depth(lattice, depth)
+    number = index_nodes(lattice)
+    kept = [number[key] for key in index_nodes(mode)]
+    probabilities = draw_policy(lattice, seed)
+    late = lattice.node_depth > depth
+    probabilities[late] = np.eye(n_models)[lattice.parent_action[late]]
+    lens = Lens("toy", "tokens", np.array([[1.0, 0.0, 1.0], [3.0, 0.0, 3.0], [9.0, 0.0, 9.0]]))
+    lens = replace(lens, weights=lens.weights[:n_models])
+    free = evaluate_probabilities(lattice, probabilities, lens, "before")
+    masked = evaluate_probabilities(mode, probabilities[kept], lens, "before")
+    np.testing.assert_allclose(masked.accuracy, free.accuracy)
+    np.testing.assert_allclose(masked.cost, free.cost)
+    # what is forced is not drafted either: only decisions up to the depth cost more than before
+    decided = mode.node_depth <= depth
+    for protocol in PROTOCOLS:
+        np.testing.assert_array_equal(
+            mode.ledger[protocol][~decided], mode.ledger["before"][~decided]
+        )
+    again = restrict_depth(mode, depth)
+    np.testing.assert_array_equal(again.next_node, mode.next_node)

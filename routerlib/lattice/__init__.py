@@ -3,7 +3,8 @@
 ``build_lattice`` / ``load_lattice`` make it; ``evaluate_probabilities`` and ``follow_thresholds``
 score policies; ``oracle`` and ``frontier`` say what the record allows;
 ``coverage`` and ``missing_expansions`` say what it lacks; ``restrict_one_way`` masks it to
-policies that escalate once; ``add_spending`` shows a policy what it has paid.
+policies that escalate once, ``restrict_depth`` to those that decide at the first steps only;
+``add_spending`` shows a policy what it has paid.
 """
 
 from routerlib.lattice.arrays import FORBIDDEN, MISSING, TERMINAL, Lattice, LatticePlan
@@ -11,7 +12,7 @@ from routerlib.lattice.build import build_lattice, load_lattice, load_model_card
 from routerlib.lattice.clairvoyant import Frontier, frontier, oracle
 from routerlib.lattice.completeness import Coverage, coverage, missing_expansions
 from routerlib.lattice.labels import compute_process_labels
-from routerlib.lattice.modes import restrict_one_way
+from routerlib.lattice.modes import restrict_depth, restrict_one_way
 from routerlib.lattice.replay import (
     Values,
     compute_edge_costs,
@@ -47,5 +48,6 @@ __all__ = [
     "mask_probabilities",
     "missing_expansions",
     "oracle",
+    "restrict_depth",
     "restrict_one_way",
 ]

@@ -1,8 +1,8 @@
-"""The one-way mode: a policy may escalate to a dearer model and never comes back.
+"""Modes that leave a policy fewer decisions: escalate once, or decide at the first steps only.
 
-It is a mask on actions, so every evaluation, the oracle and training work as they are. Where only
-one action is left nothing is decided, so nothing is probed or drafted: such nodes are billed as
-under protocol ``before``.
+A mode is a mask on actions, so every evaluation, the oracle and training work as they are. Where
+only one action is left nothing is decided, so nothing is probed or drafted: such nodes are billed
+as under protocol ``before``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from routerlib.lattice.arrays import FORBIDDEN, Lattice
+from routerlib.lattice.arrays import FORBIDDEN, BoolArray, Lattice
 
 
 def restrict_one_way(lattice: Lattice) -> Lattice:
@@ -21,14 +21,32 @@ def restrict_one_way(lattice: Lattice) -> Lattice:
     NaN outcome and ledger. Doing it twice changes nothing.
     """
     current = np.maximum(lattice.parent_action, 0)
+    return _forbid(lattice, np.arange(lattice.n_models) < current[:, None])
+
+
+def restrict_depth(lattice: Lattice, depth: int) -> Lattice:
+    """Return the lattice with decisions at depths 0..``depth`` only: after that, whoever wrote the
+    last step goes on to the end. Depth 0 chooses one model for the whole problem.
+
+    Same conventions as ``restrict_one_way``. ValueError for a depth outside 0..D.
+    """
+    if not 0 <= depth <= lattice.depth:
+        raise ValueError(f"depth is {depth}; this lattice was recorded to depth {lattice.depth}")
+    late = lattice.node_depth > depth
+    other = np.arange(lattice.n_models) != lattice.parent_action[:, None]
+    return _forbid(lattice, late[:, None] & other)
+
+
+def _forbid(lattice: Lattice, forbidden: BoolArray) -> Lattice:
+    """Return the lattice without the actions ``forbidden`` (N, K) and what only they reach."""
+    forbidden = forbidden | ~lattice.allowed
     reachable = np.ones(lattice.n_nodes, dtype=np.bool_)
     for depth in range(1, lattice.depth + 1):
         nodes = lattice.level(depth)
         parent = lattice.parent[nodes]
-        reachable[nodes] = reachable[parent] & (current[nodes] >= current[parent])
-    part = lattice.take_nodes(np.flatnonzero(reachable))
-    actions = np.arange(lattice.n_models)
-    forbidden = actions[None, :] < np.maximum(part.parent_action, 0)[:, None]
+        reachable[nodes] = reachable[parent] & ~forbidden[parent, lattice.parent_action[nodes]]
+    kept = np.flatnonzero(reachable)
+    part, forbidden = lattice.take_nodes(kept), forbidden[kept]
     forced = forbidden.sum(axis=1) == lattice.n_models - 1
     ledger = {}
     for protocol, tokens in part.ledger.items():
