@@ -14,8 +14,7 @@ import torch
 from routerlib.costs import Lens
 from routerlib.errors import OffRecordError
 from routerlib.lattice import MISSING, Lattice, evaluate_probabilities, restrict_one_way
-from routerlib.policies import load_policy, save_policy
-from routerlib.policies.ranking import RankedPolicy
+from routerlib.policies import EnsemblePolicy, load_policy, save_policy
 from routerlib.train.fitted import (
     FittedConfig,
     compute_advantage,
@@ -80,14 +79,14 @@ def test_nothing_to_decide_weighs_nothing(first_step_lattice: Lattice, toy_lens:
 def test_learns_the_best_policy(first_step_lattice: Lattice, toy_lens: Lens, name: str) -> None:
     # At seven times the chord's rate a large step must gain 0.47: neither choice is close.
     config = FittedConfig(regression=REGRESSIONS[name], exchange_rate_factor=7.0)
-    policy = train_fitted(first_step_lattice, config, toy_lens, "before", (0,))
-    decisions = policy.inner.probabilities(first_step_lattice.observe("before"))
+    policy = train_fitted(first_step_lattice, config, toy_lens, "before", 0)
+    decisions = policy.probabilities(first_step_lattice.observe("before"))
     values = evaluate_probabilities(first_step_lattice, decisions, toy_lens, "before")
     kinds = first_step_lattice.fields["problem_n_words"][: first_step_lattice.n_problems]
     assert values.accuracy.mean() > 0.95
     np.testing.assert_allclose(values.cost, 30 + 20 * kinds, rtol=0.25)
-    ranks = policy.probabilities(first_step_lattice.observe("before"))[:40, 1]
-    assert ranks[kinds == 1].min() > ranks[kinds == 0].max()
+    roots = decisions[:40, 1]
+    assert roots[kinds == 1].min() > roots[kinds == 0].max()
 
 
 @pytest.mark.parametrize("name", REGRESSIONS)
@@ -99,8 +98,8 @@ def test_same_seed_same_policy_other_seed_other_policy(
 
     def outputs(seed: int) -> np.ndarray:
         torch.manual_seed(np.random.default_rng().integers(1000))  # must not matter
-        policy = train_fitted(first_step_lattice, config, toy_lens, "before", (seed,))
-        return policy.inner.probabilities(seen)
+        policy = train_fitted(first_step_lattice, config, toy_lens, "before", seed)
+        return policy.probabilities(seen)
 
     np.testing.assert_array_equal(outputs(0), outputs(0))
     assert not np.allclose(outputs(0), outputs(1))
@@ -142,7 +141,7 @@ def test_hidden_fields_change_nothing(
     }
     config = FittedConfig(regression=REGRESSIONS[name], n_rounds=1)
     outputs = [
-        train_fitted(lattice, config, toy_lens, "before", (0,)).probabilities(
+        train_fitted(lattice, config, toy_lens, "before", 0).probabilities(
             lattice.observe("before")
         )
         for lattice in (first_step_lattice, replace(first_step_lattice, fields=hidden))
@@ -196,7 +195,7 @@ def test_no_dead_knobs(kind: str, name: str, first_step_lattice: Lattice, toy_le
         changed = replace(base, regression=changed)
     seen = first_step_lattice.observe("before")
     outputs = [
-        train_fitted(first_step_lattice, c, toy_lens, "before", (0,)).inner.probabilities(seen)
+        train_fitted(first_step_lattice, c, toy_lens, "before", 0).probabilities(seen)
         for c in (base, changed)
     ]
     assert not np.array_equal(*outputs)
@@ -241,7 +240,7 @@ def test_what_cannot_be_trained_on_is_refused(
             FittedConfig(),
             toy_lens,
             "before",
-            (0,),
+            0,
         )
     with pytest.raises(ValueError, match="n_folds"):
         train_fitted(
@@ -249,7 +248,7 @@ def test_what_cannot_be_trained_on_is_refused(
             FittedConfig(),
             toy_lens,
             "before",
-            (0,),
+            0,
         )
 
 
@@ -258,10 +257,10 @@ def test_policy_file_round_trip(
     first_step_lattice: Lattice, toy_lens: Lens, name: str, tmp_path: Path
 ) -> None:
     config = FittedConfig(regression=REGRESSIONS[name], n_rounds=1)
-    policy = train_fitted(first_step_lattice, config, toy_lens, "before", (0,), name="fitted")
+    policy = train_fitted(first_step_lattice, config, toy_lens, "before", 0, name="fitted")
     save_policy(policy, tmp_path / "policy.pt")
     loaded = load_policy(tmp_path / "policy.pt")
-    assert isinstance(loaded, RankedPolicy)
+    assert isinstance(loaded, EnsemblePolicy)
     assert (loaded.name, loaded.protocol) == ("fitted", "before")
     seen = first_step_lattice.observe("before")
     np.testing.assert_array_equal(loaded.probabilities(seen), policy.probabilities(seen))

@@ -14,7 +14,6 @@ knows the answers. Invariants: all randomness comes from ``seed``; two models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,9 +23,8 @@ from numpy.typing import NDArray
 from routerlib.costs import Lens
 from routerlib.features import DecisionProtocol, Observations
 from routerlib.lattice import Lattice
+from routerlib.policies.network import EnsemblePolicy
 from routerlib.policies.protocol import Policy
-from routerlib.policies.ranking import RankedPolicy
-from routerlib.train.ensemble import rank_ensemble
 from routerlib.train.regression import (
     Regression,
     TreesRegression,
@@ -129,34 +127,16 @@ def train_fitted(
     config: FittedConfig,
     lens: Lens,
     protocol: DecisionProtocol,
-    seeds: Sequence[int],
+    seed: int,
     *,
     name: str = "fitted",
-) -> RankedPolicy:
+) -> EnsemblePolicy:
     """Train on a complete lattice of training problems with two models.
 
-    Each seed deals the folds anew and trains a member without each; the policy is the mean of all
-    members, ranked on the training problems. Raises OffRecordError on missing expansions and
-    ValueError for other than two models, for fewer problems than folds, or when large is no better
-    or no dearer than small.
+    The policy is the mean of the last round's members, one for each fold that it did not see.
+    Raises OffRecordError on missing expansions and ValueError for other than two models, for fewer
+    problems than folds, or when large is no better or no dearer than small.
     """
-    members = [
-        member
-        for seed in seeds
-        for member in _train_members(lattice, config, lens, protocol, seed=seed, name=name)
-    ]
-    return rank_ensemble(name, members, lattice, lens, protocol)
-
-
-def _train_members(
-    lattice: Lattice,
-    config: FittedConfig,
-    lens: Lens,
-    protocol: DecisionProtocol,
-    *,
-    seed: int,
-    name: str,
-) -> tuple[Policy, ...]:
     if lattice.n_models != 2:
         raise ValueError(
             f"the advantage is that of one model over another and this lattice has "
@@ -184,4 +164,4 @@ def _train_members(
             name=name,
         )
         log_odds = torch.from_numpy(predicted / config.temperature)
-    return members
+    return EnsemblePolicy(name, members)
