@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from routerlib.train.cache import PolicyCache
 from routerlib.train.cpo import CPOConfig, train_cpo, train_cpo_on_rollouts
 from routerlib.train.ensemble import rank_ensemble
 from routerlib.train.exact import ExactConfig, train_ensemble, train_exact
@@ -10,13 +11,16 @@ from routerlib.train.mixture import train_confidence_mixture
 from routerlib.train.process_reward import train_process_reward
 from routerlib.train.query_level import train_query_level
 from routerlib.train.regression import MLPRegression, TreesRegression
+from routerlib.train.untrained import make_untrained
 
 __all__ = [
     "CPOConfig",
     "ExactConfig",
     "FittedConfig",
     "MLPRegression",
+    "PolicyCache",
     "TreesRegression",
+    "make_untrained",
     "rank_ensemble",
     "train_confidence_mixture",
     "train_cpo",
