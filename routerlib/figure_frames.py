@@ -62,3 +62,42 @@ def make_behaviour_frame(behaviour: pd.DataFrame, target: str) -> pd.DataFrame:
         raise ValueError(f"no behaviour at {target!r}; targets: {sorted(set(behaviour['target']))}")
     kept = rows[["router", "step", "value", "low", "high", "n"]]
     return kept.rename(columns={"value": "share_large"}).reset_index(drop=True)
+
+
+FLIPPED = {"higher": "lower", "lower": "higher"}
+
+
+def make_comparison_frame(
+    results: pd.DataFrame,
+    differences: pd.DataFrame,
+    *,
+    by: str,
+    routers: Collection[str],
+    metric: str = "area_over_chord",
+) -> pd.DataFrame:
+    """Return the frame of ``plot_variants`` from ``Evaluation.results`` and ``.differences``.
+
+    One group for each value of column ``by`` (``benchmark`` or ``lens``), in it a row for each of
+    ``routers`` that has the metric, in that order. The differences are the reference minus another
+    router; here the verdict is the other's. ``seed_...`` are NaN.
+    """
+    theirs = differences[differences["metric"] == metric]
+    verdicts: dict[tuple[str, ...], str] = {}
+    for key in theirs[["benchmark", "lens", "router"]].to_numpy():
+        verdicts[tuple(key)] = "reference"
+    for *other, verdict in theirs[["benchmark", "lens", "other", "verdict"]].to_numpy():
+        verdicts[tuple(other)] = FLIPPED.get(verdict, verdict)
+    rows = results[(results["metric"] == metric) & results["router"].isin(list(routers))]
+    if rows.empty:
+        raise ValueError(f"no row of metric {metric!r} and routers {list(routers)}")
+    place = {router: i for i, router in enumerate(routers)}
+    rows = rows.assign(_place=rows["router"].map(place))
+    first_seen = {value: i for i, value in enumerate(dict.fromkeys(rows[by]))}
+    rows = rows.assign(_group=rows[by].map(first_seen)).sort_values(["_group", "_place"])
+    keys = rows[["benchmark", "lens", "router"]].to_numpy()
+    found = [verdicts.get(tuple(key), "not compared") for key in keys]
+    group = [f"{value} ({n} test problems)" for value, n in zip(rows[by], rows["n"], strict=True)]
+    frame = rows[["benchmark", "lens", "value", "low", "high"]].assign(
+        factor=group, level=rows["router"], verdict=found
+    )
+    return frame.assign(seed_low=np.nan, seed_mean=np.nan, seed_high=np.nan).reset_index(drop=True)

@@ -90,6 +90,15 @@ MAP_STYLES = {
     "isotonic": RouterStyle("isotonic", "#D55E00", "s", "--"),
 }
 
+# How a variant compares with the reference of its factor.
+VERDICT_STYLES = {
+    "reference": RouterStyle("the reference of its group", "#000000", "D"),
+    "higher": RouterStyle("higher than it", "#009E73", "^"),
+    "lower": RouterStyle("lower than it", "#D55E00", "v"),
+    "not distinguishable": RouterStyle("not distinguishable from it", "#4878A8", "o"),
+    "not compared": RouterStyle("other problems or prices", "#999999", "s"),
+}
+
 
 def get_router_style(router: str) -> RouterStyle:
     """Return a router's look, or raise ``ValueError`` for a name without one: no figure may give
@@ -114,6 +123,15 @@ def get_method_style(method: str) -> RouterStyle:
     if method not in METHOD_STYLES:
         raise ValueError(f"method {method!r} has no style; use one of {', '.join(METHOD_STYLES)}")
     return METHOD_STYLES[method]
+
+
+def get_verdict_style(verdict: str) -> RouterStyle:
+    """Return the look of a comparison's outcome, or raise ``ValueError`` for an unknown one."""
+    if verdict not in VERDICT_STYLES:
+        raise ValueError(
+            f"verdict {verdict!r} has no style; use one of {', '.join(VERDICT_STYLES)}"
+        )
+    return VERDICT_STYLES[verdict]
 
 
 def get_map_style(name: str) -> RouterStyle:

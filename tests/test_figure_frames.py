@@ -10,6 +10,7 @@ from routerlib.figure_frames import (
     make_accuracy_cost_frame,
     make_behaviour_frame,
     make_calibration_frame,
+    make_comparison_frame,
 )
 
 
@@ -110,3 +111,45 @@ def test_nothing_to_show_is_an_error() -> None:
     curve = make_curve()
     with pytest.raises(ValueError, match="no row of kind"):
         make_accuracy_cost_frame(curve[curve["kind"] == "sweep"])
+
+
+def make_results() -> tuple[pd.DataFrame, pd.DataFrame]:
+    rows = [
+        (benchmark, "flops", router, metric, value, n)
+        for benchmark, n in (("math500", 20), ("gsm8k", 350))
+        for router, value in (("random", 0.0), ("ours", 0.02), ("theirs", -0.04), ("far", -0.3))
+        for metric in ("area", "area_over_chord")
+    ]
+    results = pd.DataFrame(rows, columns=["benchmark", "lens", "router", "metric", "value", "n"])
+    results["low"], results["high"] = results["value"] - 0.01, results["value"] + 0.01
+    differences = pd.DataFrame(
+        [
+            (benchmark, "flops", "ours", other, "area_over_chord", verdict)
+            for benchmark, verdict in (("math500", "not distinguishable"), ("gsm8k", "higher"))
+            for other in ("random", "theirs")
+        ],
+        columns=["benchmark", "lens", "router", "other", "metric", "verdict"],
+    )
+    return results, differences
+
+
+def test_comparisons_are_told_from_the_row() -> None:
+    results, differences = make_results()
+    before = results.copy(deep=True)
+    frame = make_comparison_frame(
+        results, differences, by="benchmark", routers=["theirs", "ours", "far"]
+    )
+    pd.testing.assert_frame_equal(results, before)
+    assert frame["factor"].tolist() == [
+        *["math500 (20 test problems)"] * 3,
+        *["gsm8k (350 test problems)"] * 3,
+    ]
+    assert frame["level"].tolist() == ["theirs", "ours", "far"] * 2
+    assert frame["verdict"].tolist() == [
+        *("not distinguishable", "reference", "not compared"),
+        *("lower", "reference", "not compared"),
+    ]
+    assert frame["value"].tolist() == [-0.04, 0.02, -0.3] * 2
+    assert frame["seed_mean"].isna().all()
+    with pytest.raises(ValueError, match="no row of metric 'apgr'"):
+        make_comparison_frame(results, differences, by="lens", routers=["ours"], metric="apgr")

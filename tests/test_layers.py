@@ -30,6 +30,7 @@ LAYERS = (
     {
         "plots",
         "calibration_plots",
+        "comparison_plots",
         "trace_plots",
         "labels",
         "figure_style",
