@@ -3,6 +3,8 @@
 #   PYTHON       the interpreter that .venv is made from (default: the first one found >= 3.11)
 #   TORCH_INDEX  a package index to take torch from, e.g. https://download.pytorch.org/whl/cpu:
 #                on Linux the default build of torch brings about 3 GB of CUDA libraries
+#   RETRAIN      set it (RETRAIN=1) and `make reproduce` trains every policy anew; otherwise a policy
+#                is read from build/ if the same data, code and configuration made it before
 #   ARGS         further arguments of `make collect`, `serve-local`, `bench` and `lock`
 
 .DEFAULT_GOAL := help
@@ -14,6 +16,7 @@ IS_SUPPORTED := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	if $$p -c '$(IS_SUPPORTED)' >/dev/null 2>&1; then echo $$p; exit; fi; done; echo python3)
 TORCH_INDEX ?=
+RETRAIN ?=
 ARGS ?=
 
 PY := .venv/bin/python
@@ -62,6 +65,11 @@ endif
 			"Python.h; only generating problems needs it" >&2
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# What is not there is trained: the policies' cache is named by a hash of all that made them.
+ifneq ($(RETRAIN),)
+$(shell rm -rf build/notebooks build/results)
+endif
 
 reproduce: $(EXECUTED) ## cached traces -> executed notebooks in build/ -> figures/ (offline)
 
