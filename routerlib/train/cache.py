@@ -37,17 +37,18 @@ class PolicyCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._environment = _hash_environment()
-        self._hashes: dict[int, tuple[Lattice, str]] = {}
+        self._hashes: dict[int, tuple[object, str]] = {}
 
     def train(
-        self, trainer: Callable[..., Policy], lattice: Lattice, *args: object, **options: object
+        self, trainer: Callable[..., Policy], data: object, *args: object, **options: object
     ) -> Policy:
-        """Return ``trainer(lattice, *args, **options)``; arguments are numbers, strings, arrays,
-        dataclasses or collections of such. TypeError for others, for they cannot be compared."""
-        path = self.folder / f"{self.compute_key(trainer, lattice, *args, **options)}.pt"
+        """Return ``trainer(data, *args, **options)``; ``data`` (a lattice, rollouts) and arguments
+        are numbers, strings, arrays, dataclasses or collections of such. TypeError for others, for
+        they cannot be compared."""
+        path = self.folder / f"{self.compute_key(trainer, data, *args, **options)}.pt"
         if path.exists():
             return load_policy(path)
-        policy = trainer(lattice, *args, **options)
+        policy = trainer(data, *args, **options)
         unfinished = path.with_suffix(".tmp")
         save_policy(policy, unfinished)
         unfinished.replace(path)
@@ -71,24 +72,24 @@ class PolicyCache:
         return rank_ensemble(name, members, lattice, lens, protocol), members
 
     def compute_key(
-        self, trainer: Callable[..., Policy], lattice: Lattice, *args: object, **options: object
+        self, trainer: Callable[..., Policy], data: object, *args: object, **options: object
     ) -> str:
         """Return the hash that names a policy's file: 32 hexadecimal digits."""
         digest = hashlib.sha256(self._environment)
         digest.update(f"{trainer.__module__}.{trainer.__qualname__}".encode())
-        digest.update(self._hash_lattice(lattice).encode())
+        digest.update(self._hash_data(data).encode())
         for part in (*_describe(args), *_describe(options)):
             digest.update(part + b"\0")
         return digest.hexdigest()[:32]
 
-    def _hash_lattice(self, lattice: Lattice) -> str:
-        """Hash a lattice once; it is kept, so that its id stays its own."""
-        if id(lattice) not in self._hashes:
+    def _hash_data(self, data: object) -> str:
+        """Hash data once; it is kept, so that its id stays its own."""
+        if id(data) not in self._hashes:
             digest = hashlib.sha256()
-            for part in _describe(lattice):
+            for part in _describe(data):
                 digest.update(part + b"\0")
-            self._hashes[id(lattice)] = (lattice, digest.hexdigest())
-        return self._hashes[id(lattice)][1]
+            self._hashes[id(data)] = (data, digest.hexdigest())
+        return self._hashes[id(data)][1]
 
 
 def _hash_environment() -> bytes:
