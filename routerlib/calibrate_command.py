@@ -151,13 +151,14 @@ def read_targets(options: argparse.Namespace) -> list[Target]:
 def read_policy(name: str) -> Policy:
     """Return a baseline by its name, or the policy of a file. CalibrationError when it is
     neither."""
-    from routerlib.policies import BASELINES, load_policy
+    from routerlib.policies import BASELINES, JUDGE_BASELINES, load_policy
 
-    if name in BASELINES:
-        return BASELINES[name]
+    baselines = BASELINES | JUDGE_BASELINES
+    if name in baselines:
+        return baselines[name]
     if not Path(name).is_file():
         raise CalibrationError(
-            f"no policy file {name}, and no such baseline (there are: {', '.join(BASELINES)}); "
+            f"no policy file {name}, and no such baseline (there are: {', '.join(baselines)}); "
             "notebook 03 writes policies to build/results/policies"
         )
     try:

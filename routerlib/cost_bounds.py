@@ -20,20 +20,25 @@ import polars as pl
 from routerlib.costs import Lens
 from routerlib.errors import CalibrationError
 from routerlib.features import DecisionProtocol
+from routerlib.judge_prompts import JUDGE_PROMPTS
 from routerlib.lattice import TraceTables
+from routerlib.lattice.rows import JUDGE_QUESTION
 
 DEFAULT_PROBLEM_TOKENS = 512
+# No tokeniser makes more tokens than bytes of the keyword that follows the draft.
+QUESTION_TOKENS = len(JUDGE_PROMPTS[JUDGE_QUESTION].keyword.encode())
 
 
 @dataclass(frozen=True, slots=True)
 class TokenCaps:
     """What a recording allows: tokens of one step, of a tail, of the prompt that all problems share
-    and of a problem's own prompt."""
+    and of a problem's own prompt; and of what the judge's prompts share, 0 without judgements."""
 
     step: int
     tail: int
     shared: int
     problem: int = DEFAULT_PROBLEM_TOKENS
+    judge_shared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,17 @@ def read_token_caps(
         tail=int(caps.get("tail", 0)),
         shared=int(np.asarray(steps["shared_prompt_tokens"].max())),
         problem=problem_tokens,
+        judge_shared=_read_judge_shared(tables.judgements, model_ids[-1]),
     )
+
+
+def _read_judge_shared(judgements: pl.DataFrame | None, judge_id: str) -> int:
+    if judgements is None:
+        return 0
+    asked = judgements.filter(
+        (pl.col("judge_model_id") == judge_id) & (pl.col("question") == JUDGE_QUESTION)
+    )
+    return max(asked["shared_prompt_tokens"].to_list(), default=0)
 
 
 def compute_cost_caps(
@@ -92,7 +107,9 @@ def compute_cost_caps(
     most the problem and the steps that the other model wrote (tokenisers may join steps a little
     differently, so the costs at hand are checked against the bound). From its cache it reads at
     most one whole prompt a decision. Under ``before`` each decision has one author; ``probe`` adds
-    one token and a prompt of the small model to each, ``draft`` its whole step.
+    one token and a prompt of the small model to each, ``draft`` its whole step. Under ``judge`` the
+    large model also reads the problem in another prompt, every draft, every step that replaced one,
+    and the question, and answers with one token.
     """
     steps = depth * caps.step
     reread = (depth + 1) * (caps.shared + caps.problem + steps)
@@ -101,7 +118,7 @@ def compute_cost_caps(
     alone = first + repeated + completion * (steps + caps.tail)
     # A step is written by one model and then read by the other.
     by_small, by_large = completion[0] + uncached[1], completion[1] + uncached[0]
-    if protocol == "draft":
+    if protocol in ("draft", "judge"):
         router = repeated.sum() + steps * max(by_small, completion[0] + by_large)
         router += caps.tail * completion.sum()
     else:
@@ -109,4 +126,9 @@ def compute_cost_caps(
         router += repeated.max()
         if protocol == "probe":
             router += repeated.min() + (depth + 1) * completion[0]
+    if protocol == "judge":
+        asked = (depth + 1) * QUESTION_TOKENS
+        router += uncached[-1] * (caps.problem + 2 * steps + caps.tail + asked)
+        router += cached[-1] * (depth + 1) * (caps.judge_shared + caps.problem + steps)
+        router += completion[-1] * (depth + 1)
     return CostCaps(float(alone[0]), float(alone[-1]), float(first.sum() + router))

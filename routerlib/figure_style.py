@@ -45,8 +45,9 @@ class RouterStyle:
         return to_hex((0.8 * red, 0.8 * green, 0.8 * blue))
 
 
-# Hues tell the protocol (warm: before, blue: probe, green: draft), starting from Okabe and Ito,
-# Color Universal Design (2008). Learned routers have solid lines, rules have broken ones.
+# Hues tell the protocol (warm: before, blue: probe, green: draft, violet: judge), starting from
+# Okabe and Ito, Color Universal Design (2008). Learned routers have solid lines, rules have broken
+# ones.
 ROUTER_STYLES = {
     "always small": RouterStyle("always small", "#4D4D4D", "v"),
     "always large": RouterStyle("always large", "#5D5D5D", "^"),
@@ -64,6 +65,7 @@ ROUTER_STYLES = {
     "process reward": RouterStyle("process reward", "#117733", "8", "-."),
     "draft mean log-probability": RouterStyle("draft, mean log p", "#77AA33", "X", "--"),
     "draft min log-probability": RouterStyle("draft, min log p", "#3B6E22", "d", ":"),
+    "judge score": RouterStyle("judge score", "#8E6BBF", "+", "--"),
 }
 
 # Who wrote or would write a step, in the figures of the recorded traces.

@@ -17,16 +17,19 @@ from routerlib.lattice import TERMINAL, Lattice
 # Tokens that a model reads uncached, reads cached and writes at every decision of a toy.
 CALL_TOKENS = (0.0, 0.0, 10.0)
 PROBE_TOKENS = (0.0, 0.0, 1.0)
+JUDGE_TOKENS = (2.0, 0.0, 1.0)
 
 
 def make_toy_ledger(n_nodes: int) -> dict[str, np.ndarray]:
-    """The chosen call; a probe when large is chosen; a draft when large is chosen."""
+    """The chosen call; a probe or a draft when large is chosen; the judge's call besides."""
     before = np.zeros((n_nodes, 2, 2, 3))
     before[:, 0, 0], before[:, 1, 1] = CALL_TOKENS, CALL_TOKENS
     probe, draft = before.copy(), before.copy()
     probe[:, 1, 0] = PROBE_TOKENS
     draft[:, 1, 0] = CALL_TOKENS
-    return {"before": before, "probe": probe, "draft": draft}
+    judge = draft.copy()
+    judge[:, :, 1] += JUDGE_TOKENS
+    return {"before": before, "probe": probe, "draft": draft, "judge": judge}
 
 
 def build_toy_lattice(

@@ -13,7 +13,7 @@ import polars as pl
 
 from routerlib.benchmarks.problem_features import PROBLEM_FEATURES
 from routerlib.lattice import Lattice, TraceTables, build_lattice
-from routerlib.records import State, Step
+from routerlib.records import Judgement, State, Step
 
 PROBLEM_COLUMNS = tuple(f"feature_{name}" for name in PROBLEM_FEATURES)
 SCHEMA_OF_STEPS = {
@@ -52,6 +52,33 @@ def make_step(
         finish_reason="stop",
     )
     return replace(step, **more)
+
+
+# Tokens of the judge's prompts that all share, and of the question at their end.
+JUDGE_SHARED, JUDGE_QUESTION_TOKENS = 8, 2
+
+
+def make_judgement(
+    step_id: str, judge: str, score: float, solution_tokens: float, draft_tokens: int
+) -> Judgement:
+    """The judge's answer about a step after a problem and steps of so many tokens."""
+    prompt = JUDGE_SHARED + int(solution_tokens) + draft_tokens + JUDGE_QUESTION_TOKENS
+    return Judgement(step_id, judge, "usefulness-v1", score, prompt, JUDGE_SHARED, 1)
+
+
+def judge_drafts(tables: TraceTables, small: str, large: str) -> TraceTables:
+    """The tables with a judgement of each step of the small model where the large one wrote too;
+    both count tokens alike, and a draft of n tokens has the score 1 / (1 + n)."""
+    prompts = {
+        row["state_id"]: row["prompt_tokens"] - row["shared_prompt_tokens"]
+        for row in tables.steps.filter(pl.col("model_id") == large).to_dicts()
+    }
+    judgements = [
+        make_judgement(row["id"], large, 1 / (1 + n), prompts[row["state_id"]], n)
+        for row in tables.steps.filter(pl.col("model_id") == small).to_dicts()
+        if (n := row["completion_tokens"]) and row["state_id"] in prompts
+    ]
+    return replace(tables, judgements=pl.DataFrame([asdict(row) for row in judgements]))
 
 
 def make_tables(problem_ids: list[str], states: list[State], steps: list[Step]) -> TraceTables:
@@ -168,8 +195,8 @@ def make_hand_records() -> tuple[list[State], list[Step]]:
 
 
 def make_hand_tables() -> TraceTables:
-    """The tables of ``make_hand_records``."""
-    return make_tables(["p", "q"], *make_hand_records())
+    """The tables of ``make_hand_records``, all drafts judged."""
+    return judge_drafts(make_tables(["p", "q"], *make_hand_records()), "small", "large")
 
 
 def build_hand_lattice(**more: Any) -> Lattice:
@@ -214,6 +241,8 @@ def record(
     states and steps of its own, as if every call had been made again."""
     states: dict[str, State] = {}
     steps: dict[str, Step] = {}
+    judgements: dict[str, Judgement] = {}
+    judge = world.n_models - 1
 
     def visit(problem: str, text: str, path: str, at: int) -> None:
         state_id = f"{problem}|{text}" if merge else f"{problem}|{path}"
@@ -244,12 +273,21 @@ def record(
                 shared_prompt_tokens=12 + model,
                 first_token_top=(("x", logprobs[0]), ("y", -3.0), ("z", -4.0)),
             )
+            if model == 0:
+                judgements[step_id] = make_judgement(
+                    step_id,
+                    world.model_ids[judge],
+                    world.draw("judge", problem, text),
+                    8 + judge + world.count(judge, text),
+                    world.count(judge, added),
+                )
             if not ends:
                 visit(problem, after, f"{path}{model}", at + 1)
 
     for problem in problem_ids:
         visit(problem, "", "", 0)
-    return make_tables(problem_ids, list(states.values()), list(steps.values()))
+    tables = make_tables(problem_ids, list(states.values()), list(steps.values()))
+    return replace(tables, judgements=pl.DataFrame([asdict(row) for row in judgements.values()]))
 
 
 def build_scripted(seed: int = 0, n_problems: int = 3, depth: int = 3, **more: Any) -> Lattice:
@@ -269,6 +307,8 @@ class Walker:
             (row["state_id"], row["model_id"], row["kind"]): row for row in tables.steps.to_dicts()
         }
         self.states = {row["id"]: row for row in tables.states.to_dicts()}
+        judgements = [] if tables.judgements is None else tables.judgements.to_dicts()
+        self.judgements = {row["step_id"]: row for row in judgements}
         self.roots = {
             row["problem_id"]: row["id"] for row in self.states.values() if row["text"] == ""
         }
@@ -284,6 +324,7 @@ class Walker:
         """Return (right, cost, actions) when ``decide(actions so far)`` takes the decisions."""
         state, path, cost = self.roots[problem], (), 0.0
         seen = [0.0] * len(self.model_ids)
+        judged = 0.0  # tokens of the problem and the steps that the judge has read
         for depth in range(self.depth + 1):
             kind = "tail" if depth == self.depth else "step"
             action = decide(path)
@@ -293,6 +334,17 @@ class Walker:
                 written = 1 if protocol == "probe" else spent["completion_tokens"]
                 cost += self.bill(spent, seen, 0, written, weights)
                 seen[0] = spent["prompt_tokens"]
+            if protocol == "judge":
+                draft = self.steps[state, self.model_ids[0], kind]
+                own = self.steps[state, self.model_ids[-1], kind]
+                call = self.judgements[draft["id"]]
+                last, known = len(self.model_ids) - 1, call["shared_prompt_tokens"] + judged
+                cost += self.bill(
+                    call, [known] * (last + 1), last, call["completion_tokens"], weights
+                )
+                whole = call["prompt_tokens"] - call["shared_prompt_tokens"] - JUDGE_QUESTION_TOKENS
+                kept = action == 0
+                judged = whole if kept else own["prompt_tokens"] - own["shared_prompt_tokens"]
             cost += self.bill(row, seen, action, row["completion_tokens"], weights)
             seen[action] = row["prompt_tokens"] + row["completion_tokens"]
             path = (*path, action)

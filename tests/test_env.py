@@ -404,7 +404,7 @@ def test_masks_reach_through_gymnasiums_wrappers() -> None:
     assert env.get_wrapper_attr("action_masks")().tolist() == [False, True]
 
 
-@pytest.mark.parametrize("protocol", ["probe", "draft"])
+@pytest.mark.parametrize("protocol", ["probe", "draft", "judge"])
 def test_where_one_action_is_left_nothing_is_probed(protocol: DecisionProtocol) -> None:
     lattice = build_scripted(3, end_share=0.0)
     names = (*get_feature_names("all", protocol), f"spent_{protocol}")

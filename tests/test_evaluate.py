@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from lattice_cases import build_hand_lattice, build_scripted
 
 from routerlib import evaluate, policies
 from routerlib.calibrate import KeepAccuracy, MaxCost
 from routerlib.costs import Lens
+from routerlib.errors import OffRecordError
 from routerlib.evaluate.comparison import compare_on
 from routerlib.lattice import Lattice, Values, frontier
 from routerlib.metrics import Estimate, compute_hull_area
@@ -272,3 +275,30 @@ def test_random_sweeps_its_coin_and_constants_nothing(
         RULES["random"], first_step_lattice, toy_lens, np.array([0.0, 0.5, 1.0])
     ).values
     np.testing.assert_allclose(values.accuracy.mean(axis=1), [0.4, 0.5, 0.6])
+
+
+def test_a_judges_router_is_calibrated_kept_and_evaluated(tmp_path: Path, toy_lens: Lens) -> None:
+    """Its settings survive a round trip without a policy file, and its bill is that of ``judge``:
+    always small and always large, who ask nobody, are not billed for a judge."""
+    calibration, test = build_scripted(0, n_problems=20), build_scripted(1, n_problems=20)
+    policy = policies.JudgeScoreThreshold()
+    router = evaluate.calibrate_router(
+        policy, calibration, toy_lens, (MaxCost(6.0),), np.random.default_rng(0), n_resamples=50
+    )
+    evaluate.save_routers({policy.name: router}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["routers.json"]
+    again = evaluate.load_routers(tmp_path)
+    assert again[policy.name].policy == policy
+    assert again[policy.name].calibrations == router.calibrations
+    found = evaluate.evaluate_routers(
+        again, test, toy_lens, np.random.default_rng(0), benchmark="toy", n_resamples=50
+    ).results.set_index(["router", "metric"])["value"]
+    ends = evaluate.evaluate_ends(test, toy_lens)
+    assert found["judge score", "cost @ cost <= 600%"] > max(end.cost.mean() for end in ends)
+    with pytest.raises(OffRecordError, match="never judged"):
+        evaluate.compute_sweep(policy, unjudge(build_hand_lattice()), toy_lens, np.array([0.5]))
+
+
+def unjudge(lattice: Lattice) -> Lattice:
+    ledger = {**lattice.ledger, "judge": np.full_like(lattice.ledger["judge"], np.nan)}
+    return replace(lattice, ledger=ledger)

@@ -41,7 +41,7 @@ def test_every_field_says_what_it_is() -> None:
         assert field.unit
         assert field.meaning
         assert field.protocol in PROTOCOLS
-        if name.startswith(("probe_", "draft_")):
+        if name.startswith(("probe_", "draft_", "judge_")):
             assert field.protocol == name.split("_")[0]
         elif name == "problem_small_logprob":  # of the prefill that a probe pays for
             assert (field.protocol, field.group) == ("probe", "problem")
@@ -53,7 +53,7 @@ def test_every_field_says_what_it_is() -> None:
 
 def test_a_later_protocol_shows_all_that_an_earlier_one_does() -> None:
     shown = [{n for n, f in FIELDS.items() if is_visible(f, p)} for p in PROTOCOLS]
-    assert shown[0] < shown[1] < shown[2] == set(FIELDS)
+    assert shown[0] < shown[1] < shown[2] < shown[3] == set(FIELDS)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -138,6 +138,34 @@ def test_what_the_small_model_would_have_written_stays_hidden(
         assert same == (protocol in unmoved), protocol
 
 
+def test_what_the_judge_thinks_stays_hidden() -> None:
+    """Other scores, prompts and answers of the judge change only what ``judge`` shows, what was
+    paid on the way included."""
+    world = World(3, end_share=0.0)
+    tables = record(world, ["a", "b", "c"], 3, merge=True)
+    assert tables.judgements is not None
+    scores = pl.col("score").reverse()
+    changes = [{"score": scores}, {"prompt_tokens": pl.col("prompt_tokens") + 7}]
+    for changed in changes:
+        judgements = tables.judgements.with_columns(**changed)
+        other = build(replace(tables, judgements=judgements), world.model_ids, 3)
+        lattice = build(tables, world.model_ids, 3)
+        for protocol in PROTOCOLS:
+            one, two = (
+                add_spending(each, LENS, protocol, budget=50.0).observe(protocol)
+                for each in (lattice, other)
+            )
+            assert one.names == two.names
+            assert ("judge_usefulness" in one.names) == (protocol == "judge")
+            same = np.array_equal(one.values, two.values, equal_nan=True)
+            assert same == (protocol != "judge")
+            assert np.array_equal(lattice.ledger[protocol], other.ledger[protocol]) == (
+                protocol != "judge" or "score" in changed
+            )
+    with pytest.raises(HiddenFieldError, match="under protocol 'judge', which shows it and bills"):
+        lattice.observe("draft").column("judge_usefulness")
+
+
 def test_observations_refuse_hidden_columns_and_wrong_shapes() -> None:
     with pytest.raises(HiddenFieldError):
         Observations(("depth", "probe_entropy"), np.zeros((3, 2)), "before")
@@ -177,7 +205,7 @@ DEFAULT = (
     *("last_tokens", "n_digits_last", "n_operators_last", "repeats_last", "last_mean_logprob"),
     *("last_min_logprob", "mean_logprob", "min_logprob", "probe_entropy", "probe_margin"),
     *("probe_top_logprob", "draft_mean_logprob", "draft_min_logprob", "draft_tokens"),
-    *("draft_n_digits", "draft_is_answer", "draft_repeats"),
+    *("draft_n_digits", "draft_is_answer", "draft_repeats", "judge_usefulness"),
 )
 
 
@@ -202,12 +230,13 @@ def test_feature_sets() -> None:
     assert {n for n in no_logprobs if n.startswith("probe_")} == {"probe_disagrees_last"}
     assert "depth" in get_feature_names("position_only", "before")
     assert "probe_entropy" in get_feature_names("confidence_only", "probe")
+    assert "judge_usefulness" in get_feature_names("confidence_only", "judge")
     assert "problem_small_logprob" in get_feature_names("confidence_only", "probe")
     assert len({get_feature_names(name, "draft") for name in FEATURE_SETS}) == len(FEATURE_SETS)
     with pytest.raises(ValueError, match="unknown feature set 'best'"):
         get_feature_names("best", "draft")
-    with pytest.raises(ValueError, match="unknown protocol 'judge'"):
-        check_protocol("judge")
+    with pytest.raises(ValueError, match="unknown protocol 'guess'"):
+        check_protocol("guess")
 
 
 def test_a_field_of_a_lens_says_where_it_comes_from() -> None:

@@ -35,7 +35,7 @@ from routerlib.lattice import (
     load_lattice,
     load_model_cards,
 )
-from routerlib.records import ModelCard, ProblemRow, Run
+from routerlib.records import Judgement, ModelCard, ProblemRow, Run
 from routerlib.store import TraceWriter
 
 PAIR = ("small", "large")
@@ -140,10 +140,12 @@ def test_merging_saves_calls() -> None:
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
     tables = make_hand_tables()
+    assert tables.judgements is not None
     shuffled = TraceTables(
         tables.problems.reverse(),
         tables.states.reverse(),
         tables.steps.sample(fraction=1.0, shuffle=True, seed=1),
+        judgements=tables.judgements.reverse(),
     )
     assert_same(build_hand_lattice(), build(shuffled, PAIR, 2))
 
@@ -269,8 +271,8 @@ def test_bad_arguments() -> None:
         build(tables, ("small", "small"), 2)
     with pytest.raises(StoreError, match="no problem of benchmark 'toy', split 'test'"):
         build_hand_lattice_of("test")
-    with pytest.raises(ValueError, match="unknown protocol 'judge'"):
-        build_hand_lattice().observe("judge")
+    with pytest.raises(ValueError, match="unknown protocol 'guess'"):
+        build_hand_lattice().observe("guess")
 
 
 def build_hand_lattice_of(split: str) -> Lattice:
@@ -282,7 +284,9 @@ def build_hand_lattice_of(split: str) -> Lattice:
 def test_load_reads_what_the_store_wrote(tmp_path: Path) -> None:
     states, steps = make_hand_records()
     cards = [ModelCard(name, "local", "toy", 10, "none", None, "mit", 100) for name in PAIR]
-    problems = make_hand_tables().problems.to_dicts()
+    tables = make_hand_tables()
+    problems = tables.problems.to_dicts()
+    assert tables.judgements is not None
     with TraceWriter(tmp_path) as writer:
         writer.add_run(Run("run", "2026-01-01T00:00:00", None, "{}", "0", "here", "{}", "lattice"))
         for card in cards:
@@ -294,6 +298,8 @@ def test_load_reads_what_the_store_wrote(tmp_path: Path) -> None:
             writer.add_state(state)
         for step in steps:
             writer.add_step(step)
+        for judgement in tables.judgements.to_dicts():
+            writer.add_judgement(Judgement(**judgement))
     lattice = load_lattice(tmp_path, benchmark="toy", split="train", model_ids=PAIR, depth=2)
     assert_same(lattice, build_hand_lattice(), atol=1e-4)  # the store rounds log-probabilities
     assert load_model_cards(tmp_path, ("large", "small")) == (cards[1], cards[0])

@@ -29,8 +29,8 @@ SEEDS = st.integers(0, 10_000)
 
 @pytest.mark.parametrize(
     ("protocol", "cost"),
-    # large twice under before: 24 + 12; large then small twice under the others
-    [("before", 36), ("probe", 30 + 5 + 5), ("draft", 31 + 5 + 5)],
+    # large twice under before and judge: 24 + 12; large then small twice under the others
+    [("before", 36), ("probe", 30 + 5 + 5), ("draft", 31 + 5 + 5), ("judge", 48 + 30 + 24)],
 )
 def test_oracle_by_hand(protocol: DecisionProtocol, cost: float) -> None:
     lattice = build_hand_lattice()
@@ -38,7 +38,7 @@ def test_oracle_by_hand(protocol: DecisionProtocol, cost: float) -> None:
     p, q = (lattice.problem_ids.index(name) for name in "pq")
     assert (values.accuracy[p], values.cost[p]) == (1.0, cost)
     # q cannot be solved: the cheapest path is small at once
-    assert (values.accuracy[q], values.cost[q]) == (0.0, 9.0)
+    assert (values.accuracy[q], values.cost[q]) == (0.0, 45.0 if protocol == "judge" else 9.0)
 
 
 def test_frontier_by_hand() -> None:

@@ -20,7 +20,6 @@ from lattice_cases import (
 
 from routerlib.costs import Lens
 from routerlib.errors import OffRecordError
-from routerlib.features import PROTOCOLS
 from routerlib.lattice import (
     MISSING,
     Lattice,
@@ -30,6 +29,7 @@ from routerlib.lattice import (
     frontier,
     missing_expansions,
     oracle,
+    restrict_one_way,
 )
 from routerlib.records import compute_state_id
 
@@ -99,7 +99,7 @@ def test_an_empty_recording_can_be_listed() -> None:
 def test_policies_that_stay_on_the_record_are_scored() -> None:
     lattice, complete = build_without("A-large"), build_hand_lattice()
     for action in (0, 1):
-        for protocol in PROTOCOLS:
+        for protocol in ("before", "probe", "draft"):
             part = evaluate_probabilities(lattice, always(lattice, action), LENS, protocol)
             whole = evaluate_probabilities(complete, always(complete, action), LENS, protocol)
             np.testing.assert_array_equal(part.cost, whole.cost)
@@ -139,6 +139,57 @@ def test_probing_needs_the_small_models_step() -> None:
     assert np.isnan(lattice.fields["draft_tokens"][node])
     assert np.isnan(lattice.ledger["probe"][node]).all()
     assert np.isfinite(lattice.ledger["before"][node, 1]).all()
+
+
+def build_unjudged(*step_ids: str) -> Lattice:
+    tables = make_hand_tables()
+    assert tables.judgements is not None
+    kept = tables.judgements.filter(~pl.col("step_id").is_in(list(step_ids)))
+    return build(replace(tables, judgements=kept), PAIR, 2)
+
+
+def test_judging_needs_the_drafts_score() -> None:
+    """The draft at B is recorded but not judged: only a judge's policy that gets there stops."""
+    lattice = build_unjudged("B-small")
+    nodes = index_nodes(lattice)
+    for path in nodes:
+        usefulness = lattice.fields["judge_usefulness"][nodes[path]]
+        assert np.isnan(usefulness) == (path == ("p", (1,)))
+    evaluate_probabilities(lattice, always(lattice, 1), LENS, "draft")
+    evaluate_probabilities(lattice, always(lattice, 0), LENS, "judge")
+    message = r"'p', state 'B' at depth 1: the draft of model 'small' was never judged by 'large'"
+    for action in (0, 1):
+        chosen = always(lattice, 1)
+        chosen[nodes["p", (1,)]] = np.eye(2)[action]
+        with pytest.raises(OffRecordError, match=message):
+            evaluate_probabilities(lattice, chosen, LENS, "judge")
+        with pytest.raises(OffRecordError, match=message):
+            follow_thresholds(lattice, chosen[:, 1], np.array([0.5]), LENS, "judge")
+    for find in (oracle, frontier):
+        with pytest.raises(OffRecordError, match=r"routerlib judge.*coverage\(lattice, 'judge'\)"):
+            find(lattice, LENS, "judge")
+
+
+def test_problems_that_are_judged_throughout_can_be_kept() -> None:
+    lattice = build_unjudged("B-small")
+    for protocol in ("before", "probe", "draft"):
+        assert coverage(lattice, protocol).complete.all()
+    found = coverage(lattice, "judge")
+    assert (found.n_edges, found.n_missing, found.share_problems) == (12, 2, 0.5)
+    kept = lattice.select(found.complete)
+    assert kept.problem_ids == ("q",)
+    assert oracle(kept, LENS, "judge").cost.tolist() == [9.0 + 3 * (5 + 4 + 2 + 1)]
+    # After the escalation nothing is judged, so that score is not needed.
+    assert coverage(restrict_one_way(lattice), "judge").complete.all()
+    assert not coverage(build_unjudged("A-small", "q.root-small"), "judge").complete.any()
+
+
+def test_a_judges_bill_needs_the_large_models_prompt() -> None:
+    lattice = build_without("A-large")
+    message = r"state 'A' at depth 1: the step of model 'large' was never recorded"
+    with pytest.raises(OffRecordError, match=message):
+        evaluate_probabilities(lattice, always(lattice, 0), LENS, "judge")
+    evaluate_probabilities(lattice, always(lattice, 1), LENS, "judge")
 
 
 @given(seed=st.integers(0, 1000), kept=st.floats(0.2, 1.0))

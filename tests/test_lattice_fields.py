@@ -22,7 +22,8 @@ from routerlib.features import FIELDS
 
 NAN = math.nan
 
-# path to the node of problem p: the fields that are not of the problem
+# path to the node of problem p: the fields that are not of the problem; a draft of n tokens has the
+# judge's score 9 / (1 + n)
 BY_HAND = {
     (): {
         "depth": 0,
@@ -64,6 +65,7 @@ BY_HAND = {
         "draft_n_operators": 2,
         "draft_disagrees_last": 0,
         "draft_n_disagreements": 0,
+        "judge_usefulness": 3,
     },
     (0,): {
         "depth": 1,
@@ -104,6 +106,7 @@ BY_HAND = {
         "draft_n_operators": 0,
         "draft_disagrees_last": 0,
         "draft_n_disagreements": 0,
+        "judge_usefulness": 1.8,
     },
     (1,): {
         "depth": 1,
@@ -144,6 +147,7 @@ BY_HAND = {
         "draft_n_operators": 0,
         "draft_disagrees_last": 1,
         "draft_n_disagreements": 1,
+        "judge_usefulness": 3,
     },
     (0, 1): {
         "depth": 2,
@@ -184,6 +188,7 @@ BY_HAND = {
         "draft_n_operators": 0,
         "draft_disagrees_last": 1,
         "draft_n_disagreements": 1,
+        "judge_usefulness": 1.5,
     },
     # b was written twice; the draft came without log-probabilities
     (1, 0): {
@@ -225,6 +230,7 @@ BY_HAND = {
         "draft_n_operators": 0,
         "draft_disagrees_last": 0,
         "draft_n_disagreements": 1,
+        "judge_usefulness": 1.5,
     },
 }
 
@@ -244,7 +250,7 @@ def test_every_field_of_the_registry_is_there() -> None:
     lattice = build_hand_lattice()
     of_a_lens = {name for name, field in FIELDS.items() if field.group == "spending"}
     assert set(lattice.fields) == set(FIELDS) - of_a_lens
-    assert lattice.observe("draft").names == tuple(n for n in FIELDS if n not in of_a_lens)
+    assert lattice.observe("judge").names == tuple(n for n in FIELDS if n not in of_a_lens)
     for values in lattice.fields.values():
         assert values.shape == (lattice.n_nodes,)
 

@@ -47,7 +47,8 @@ def test_one_way_by_hand() -> None:
     p = lattice.problem_ids.index("p")
     # nothing is decided after the escalation, so nothing is drafted there: 31 + 12
     chosen = np.eye(2)[np.full(5, 1)]
-    for protocol, cost in (("before", 24 + 12), ("probe", 30 + 12), ("draft", 31 + 12)):
+    bills = {"before": 24 + 12, "probe": 30 + 12, "draft": 31 + 12, "judge": 31 + 30 + 12}
+    for protocol, cost in bills.items():
         values = evaluate_probabilities(lattice, chosen, LENS, protocol)
         assert values.cost[p] == cost
     # small after large means staying with large

@@ -58,12 +58,12 @@ def assert_equal(left: Values, right: Values) -> None:
 
 # Problem p of the hand-made recording: accuracy and cost of whole paths under the three protocols.
 PATHS = [
-    ((0, 0), 0.0, (7 + 4, 7 + 4, 7 + 4)),
-    ((0, 1, 0), 0.0, (7 + 30 + 8, 7 + 31 + 8, 7 + 34 + 8)),
-    ((0, 1, 1), 1.0, (7 + 30 + 18, 7 + 31 + 22, 7 + 34 + 26)),
-    ((1, 0, 0), 1.0, (24 + 10 + 5, 30 + 5 + 5, 31 + 5 + 5)),
-    ((1, 0, 1), 1.0, (24 + 10 + 24, 30 + 5 + 25, 31 + 5 + 29)),
-    ((1, 1), 1.0, (24 + 12, 30 + 16, 31 + 17)),
+    ((0, 0), 0.0, (7 + 4, 7 + 4, 7 + 4, 11 + 30 + 21)),
+    ((0, 1, 0), 0.0, (7 + 30 + 8, 7 + 31 + 8, 7 + 34 + 8, 49 + 30 + 21 + 33)),
+    ((0, 1, 1), 1.0, (7 + 30 + 18, 7 + 31 + 22, 7 + 34 + 26, 67 + 30 + 21 + 33)),
+    ((1, 0, 0), 1.0, (24 + 10 + 5, 30 + 5 + 5, 31 + 5 + 5, 41 + 30 + 24 + 24)),
+    ((1, 0, 1), 1.0, (24 + 10 + 24, 30 + 5 + 25, 31 + 5 + 29, 65 + 30 + 24 + 24)),
+    ((1, 1), 1.0, (24 + 12, 30 + 16, 31 + 17, 48 + 30 + 24)),
 ]
 
 
@@ -82,7 +82,7 @@ def test_paths_by_hand(
     assert values.accuracy[p] == right
     assert values.cost[p] == costs[PROTOCOLS.index(protocol)]
     assert values.accuracy[1 - p] == 0.0
-    assert values.cost[1 - p] == 5 + 4
+    assert values.cost[1 - p] == 5 + 4 + (3 * (11 + 1) if protocol == "judge" else 0)
 
 
 def test_a_coin_by_hand() -> None:
@@ -272,7 +272,7 @@ def test_what_is_no_policy_is_refused() -> None:
     with pytest.raises(ValueError, match=r"shape \(5, 2\), expected \(6, 2\)"):
         evaluate_probabilities(lattice, np.full((5, 2), 0.5), LENS, "before")
     with pytest.raises(ValueError, match="unknown protocol"):
-        evaluate_probabilities(lattice, np.full((6, 2), 0.5), LENS, "judge")  # type: ignore[arg-type]
+        evaluate_probabilities(lattice, np.full((6, 2), 0.5), LENS, "guess")  # type: ignore[arg-type]
 
 
 def test_thresholds_need_two_models_and_numbers() -> None:

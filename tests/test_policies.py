@@ -55,6 +55,7 @@ RULES: list[policies.Policy] = [
     policies.MeanLogprobThreshold(),
     policies.MinLogprobThreshold(),
     policies.FirstTokenEntropy(),
+    policies.JudgeScoreThreshold(),
 ]
 
 
@@ -145,6 +146,15 @@ def test_unknown_score_is_small_and_no_score_is_an_error() -> None:
     assert column(policies.FirstTokenEntropy(), "probe_entropy", [np.nan, 1.0])[0] == 0.0
     with pytest.raises(ValueError, match="probe_entropy"):
         column(policies.FirstTokenEntropy(), "probe_entropy", [np.nan, np.nan])
+
+
+def test_judge_score_keeps_what_the_large_model_finds_useful() -> None:
+    scores = column(policies.JudgeScoreThreshold(), "judge_usefulness", [0.0, 4.5, 7.0, 9.0])
+    np.testing.assert_allclose(scores, [1.0, 0.5, 2 / 9, 0.0])
+    # SpecReason's threshold of 7: a draft below it is rewritten.
+    assert (scores > 1 - 7 / 9 + 1e-12).tolist() == [True, True, False, False]
+    assert list(policies.JUDGE_BASELINES) == ["judge score"]
+    assert "judge score" not in policies.BASELINES, "it needs more than a complete lattice"
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])

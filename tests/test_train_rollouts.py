@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from lattice_cases import make_hand_records, make_tables
+from lattice_cases import build_hand_lattice, make_hand_records, make_tables
 
 from routerlib.costs import Lens
 from routerlib.errors import OffRecordError, StoreError
@@ -67,6 +67,16 @@ def test_missing_step_is_an_error_only_when_taken(
     sample(lattice, np.tile([1.0, 0.0], (lattice.n_nodes, 1)), toy_lens, 0)
     with pytest.raises(OffRecordError, match="toy/train/0"):
         sample(lattice, np.tile([0.0, 1.0], (lattice.n_nodes, 1)), toy_lens, 0)
+
+
+def test_rollouts_of_a_judged_policy_need_its_scores(toy_lens: Lens) -> None:
+    lattice = build_hand_lattice()
+    ledger = lattice.ledger | {"judge": np.full_like(lattice.ledger["judge"], np.nan)}
+    coin, draw = np.full((lattice.n_nodes, 2), 0.5), np.random.default_rng(0)
+    found = sample_rollouts(lattice, coin, toy_lens, "judge", generator=draw)
+    assert np.isfinite(found.cost).all()
+    with pytest.raises(OffRecordError, match="never judged by 'large'"):
+        sample_rollouts(replace(lattice, ledger=ledger), coin, toy_lens, "judge", generator=draw)
 
 
 # --- recorded --------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from lattice_cases import build_hand_lattice
 
 from routerlib.costs import Lens
 from routerlib.errors import OffRecordError
@@ -92,6 +93,16 @@ def test_incomplete_lattice_is_refused(first_step_lattice: Lattice, toy_lens: Le
     incomplete = replace(first_step_lattice, next_node=next_node)
     with pytest.raises(OffRecordError, match=r"toy/train/39.*large"):
         build_tree(incomplete, toy_lens, "before")
+
+
+def test_a_lattice_that_is_not_judged_is_refused_under_judge_only(toy_lens: Lens) -> None:
+    lattice = build_hand_lattice()
+    ledger = lattice.ledger | {"judge": np.full_like(lattice.ledger["judge"], np.nan)}
+    unjudged = replace(lattice, ledger=ledger)
+    build_tree(lattice, toy_lens, "judge")
+    build_tree(unjudged, toy_lens, "draft")
+    with pytest.raises(OffRecordError, match="never judged by 'large'"):
+        build_tree(unjudged, toy_lens, "judge")
 
 
 def test_one_way_lattice_equals_its_replay(first_step_lattice: Lattice, toy_lens: Lens) -> None:

@@ -17,7 +17,9 @@ import numpy as np
 from routerlib.calibrate import Calibration, KeepAccuracy, MaxCost, Target
 from routerlib.evaluate.routers import CalibratedRouter
 from routerlib.metrics import Estimate
-from routerlib.policies import BASELINES, Policy, load_policy, save_policy
+from routerlib.policies import BASELINES, JUDGE_BASELINES, Policy, load_policy, save_policy
+
+UNTRAINED = BASELINES | JUDGE_BASELINES
 
 TARGETS: dict[str, type[MaxCost] | type[KeepAccuracy]] = {
     "max_cost": MaxCost,
@@ -42,7 +44,7 @@ def load_routers(folder: Path) -> dict[str, CalibratedRouter]:
 
 def _pack(name: str, router: CalibratedRouter, folder: Path) -> dict[str, Any]:
     file_name = None
-    if router.policy != BASELINES.get(name):
+    if router.policy != UNTRAINED.get(name):
         file_name = "".join(c if c.isalnum() else "-" for c in name).strip("-") + ".pt"
         save_policy(router.policy, folder / file_name)
     return {
@@ -58,7 +60,7 @@ def _pack(name: str, router: CalibratedRouter, folder: Path) -> dict[str, Any]:
 
 def _unpack(name: str, content: dict[str, Any], folder: Path) -> CalibratedRouter:
     file_name = content["policy_file"]
-    policy: Policy = BASELINES[name] if file_name is None else load_policy(folder / file_name)
+    policy: Policy = UNTRAINED[name] if file_name is None else load_policy(folder / file_name)
     calibrations = tuple(
         Calibration(
             target=_unpack_target(saved["target"]),

@@ -1,8 +1,8 @@
 """What there is to see: named fields, each shown from one decision protocol on, and sets of them.
 
 Invariants: every field has a unit and a meaning; a later protocol shows all that an earlier one
-does; the default set never changes, because trained policies and their figures depend on it.
-``docs/features.md`` has the table.
+does; the default set of a protocol never changes, because trained policies and their figures depend
+on it. ``docs/features.md`` has the table.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-DecisionProtocol = Literal["before", "probe", "draft"]
+DecisionProtocol = Literal["before", "probe", "draft", "judge"]
 FieldGroup = Literal["problem", "position", "text", "confidence", "spending"]
 
-PROTOCOLS: tuple[DecisionProtocol, ...] = ("before", "probe", "draft")
+PROTOCOLS: tuple[DecisionProtocol, ...] = ("before", "probe", "draft", "judge")
 FEATURE_SETS = ("default", "all", "no_logprobs", "position_only", "confidence_only")
 PROBLEM_COLUMN = "feature_"
 
@@ -276,6 +276,13 @@ _FIELDS = (
         "0 for the small model's own steps and before the first",
     ),
     _add("draft_n_disagreements", "count", "draft", "text", "steps so far that were not the draft"),
+    Field(
+        "judge_usefulness",
+        "points, 0 to 9",
+        "judge",
+        "confidence",
+        "the large model's score of the draft: expected value over the digits that it may answer",
+    ),
     *(
         _add(
             f"spent_{protocol}",

@@ -121,7 +121,7 @@ def load_tables(root: Path) -> TraceTables:
     from routerlib.store import load_table  # duckdb is heavy
 
     frames = {}
-    for name in ("problems", "states", "steps", "prompt_scores"):
+    for name in ("problems", "states", "steps", "prompt_scores", "judgements"):
         frame = pl.from_arrow(load_table(root, name))
         if not isinstance(frame, pl.DataFrame):
             raise StoreError(f"table {name!r} of {root} is not a table but {type(frame).__name__}")

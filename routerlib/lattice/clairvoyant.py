@@ -17,9 +17,9 @@ from routerlib.features import DecisionProtocol
 from routerlib.lattice.arrays import TERMINAL, FloatArray, Lattice
 from routerlib.lattice.replay import (
     Values,
+    check_complete,
     compute_edge_costs,
     evaluate_probabilities,
-    make_off_record_error,
 )
 
 
@@ -77,10 +77,7 @@ def _find_cheapest(
 ) -> tuple[FloatArray, npt.NDArray[np.intp]]:
     """Return the least cost (N,) from each node to an end (a right one, or inf), and the action
     (N,) that starts it; of equally cheap ones the cheapest model's. Backward over the levels."""
-    off = np.isnan(edge_cost) & lattice.allowed
-    if off.any():
-        node, action = np.argwhere(off)[0]
-        raise make_off_record_error(lattice, int(node), int(action))
+    check_complete(lattice, edge_cost)
     total = np.where(lattice.allowed, edge_cost, np.inf)
     if right_only:
         total[(lattice.next_node == TERMINAL) & (lattice.outcome != 1.0)] = np.inf

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from routerlib.features import DecisionProtocol
 from routerlib.lattice.arrays import MISSING, BoolArray, Lattice
 from routerlib.records import StepKind
 
@@ -17,7 +18,7 @@ from routerlib.records import StepKind
 @dataclass(frozen=True, eq=False, slots=True)
 class Coverage:
     """``complete`` (P,): problems of which nothing is missing; ``n_edges``: known edges of the
-    unrolled trees; ``n_missing``: those without a recorded step."""
+    unrolled trees; ``n_missing``: those that lack a call which the protocol bills."""
 
     complete: BoolArray
     n_edges: int
@@ -34,9 +35,14 @@ class Coverage:
         return 1.0 - self.n_missing / self.n_edges
 
 
-def coverage(lattice: Lattice) -> Coverage:
-    """Return how much of a lattice is recorded, in the mode it is in."""
-    missing = lattice.next_node == MISSING
+def coverage(lattice: Lattice, protocol: DecisionProtocol = "before") -> Coverage:
+    """Return how much of a lattice is recorded, in the mode it is in, to decide under a protocol.
+
+    ``lattice.select(coverage(lattice, "judge").complete)`` has the problems that are judged
+    throughout.
+    """
+    unbilled = np.isnan(lattice.ledger[protocol]).any(axis=(2, 3))
+    missing = (lattice.next_node == MISSING) | (unbilled & lattice.allowed)
     complete = np.ones(lattice.n_problems, dtype=np.bool_)
     complete[lattice.node_problem[missing.any(axis=1)]] = False
     return Coverage(complete, int(lattice.allowed.sum()), int(missing.sum()))

@@ -1,8 +1,8 @@
 """The observable fields of every node, computed from the recorded steps.
 
 A step's own numbers are computed once for each recorded row; a node's come from the edge into it,
-from its parent's running totals, and, for probes and drafts, from the small model's step at the
-node. Invariant: nothing here looks at a grade.
+from its parent's running totals, and, for probes, drafts and their judge, from the small model's
+step at the node. Invariant: nothing here looks at a grade.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from routerlib.features import FIELDS
 from routerlib.lattice.rows import RecordedGraph
 
 OPERATORS = r"[-+*/=^<>×÷−]"
+BEST_USEFULNESS = 9.0
 
 IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float64]
@@ -47,6 +48,9 @@ def compute_fields(graph: RecordedGraph, paths: Paths) -> dict[str, FloatArray]:
     fields.update(_compute_path_fields(numbers, paths))
     fields.update(_compute_small_fields(numbers, paths))
     fields.update(_compute_disagreements(graph, paths))
+    fields["judge_usefulness"] = BEST_USEFULNESS * take_rows(
+        graph.judge_score, paths.edge_step[:, 0]
+    )
     return {name: fields[name] for name in FIELDS if name in fields}
 
 

@@ -4,6 +4,11 @@ A model pays for the part of its prompt that it has not read yet on this path. A
 what all problems share (the system message and the worked examples); after a call of its own it
 has read that prompt and its own completion; text written by another model is new to it. So a
 switch is billed by itself, as the prefill of the text that the other model wrote.
+
+The judge is the large model with another prompt: other instructions, then the same problem and
+steps. So it has two caches on a path. What it read in order to solve does not help it to judge;
+what it read in order to judge (the problem, the steps, drafts that were kept) it does not read
+again.
 """
 
 from __future__ import annotations
@@ -28,11 +33,38 @@ def compute_ledgers(graph: RecordedGraph, paths: Paths) -> dict[str, FloatArray]
     - ``probe``: the small model reads the prompt everywhere and writes one token; when it is
       chosen this is the start of its step, so it pays its step alone;
     - ``draft``: the small model writes its step everywhere; when another is chosen both calls are
-      paid, and of the thrown-away draft the small model keeps only the prompt in its cache.
+      paid, and of the thrown-away draft the small model keeps only the prompt in its cache;
+    - ``judge``: as ``draft``, and the large model scores the draft everywhere.
 
     An action whose calls are not all recorded is NaN throughout.
     """
-    return {protocol: _compute_ledger(graph, paths, protocol) for protocol in PROTOCOLS}
+    ledgers = {name: _compute_ledger(graph, paths, name) for name in PROTOCOLS if name != "judge"}
+    return ledgers | {"judge": _add_judge_calls(ledgers["draft"], graph, paths)}
+
+
+def _add_judge_calls(draft: FloatArray, graph: RecordedGraph, paths: Paths) -> FloatArray:
+    """Return the ledger (N, K, K, 3) of drafts with a judge's call by the last model at each node.
+
+    Its prompt is what all judge prompts share, the problem, the steps, the draft and the question.
+    Cached on this path are the shared part and, after the first decision, the problem and the steps
+    that it read before the last decision; the last step too if it is the draft that was judged,
+    else that step is new to it, and so are the new draft and the question. How long problem and
+    steps are in its tokens is known from its prompts for solving, less what those share.
+    """
+    if not np.isfinite(graph.judge_score).any():
+        return np.broadcast_to(np.nan, draft.shape)  # takes no memory
+    drafted = paths.edge_step[:, 0]
+    prompt = take_rows(graph.judge_prompt_tokens, drafted)
+    shared = take_rows(graph.judge_shared_tokens, drafted)
+    solution = take_rows(graph.prompt_tokens - graph.shared_tokens, paths.edge_step[:, -1])
+    known = np.where(paths.parent_action == 0, solution, solution[paths.parent])
+    known[paths.parent < 0] = 0.0
+    uncached = np.maximum(prompt - shared - known, 0.0)
+    written = take_rows(graph.judge_completion_tokens, drafted)
+    ledger = draft.copy()
+    ledger[:, :, -1] += np.stack([uncached, prompt - uncached, written], axis=-1)[:, None]
+    ledger[np.isnan(ledger).any(axis=(2, 3))] = np.nan
+    return ledger
 
 
 def _compute_ledger(graph: RecordedGraph, paths: Paths, protocol: DecisionProtocol) -> FloatArray:

@@ -158,17 +158,36 @@ def compute_edge_costs(lattice: Lattice, lens: Lens, protocol: DecisionProtocol)
     return np.where(lattice.next_node >= MISSING + 1, costs, np.nan)
 
 
+def check_complete(lattice: Lattice, edge_cost: FloatArray) -> None:
+    """Raise ``OffRecordError`` when an allowed action has no cost (N, K): a call is missing."""
+    off = np.isnan(edge_cost) & lattice.allowed
+    if off.any():
+        node, action = np.argwhere(off)[0]
+        raise make_off_record_error(lattice, int(node), int(action))
+
+
 def make_off_record_error(lattice: Lattice, node: int, action: int) -> OffRecordError:
-    """Return the error that names the first step which an action at a node needs and lacks."""
-    lacking = action if lattice.next_node[node, action] == MISSING else 0
+    """Return the error that names the first call which an action at a node needs and lacks: its
+    own step, the small model's, the large model's (whose prompt the judge's bill is read from), or
+    the judge's."""
     depth = int(lattice.node_depth[node])
-    n_missing = int((lattice.next_node == MISSING).sum())
-    return OffRecordError(
+    where = (
         f"problem {lattice.problem_ids[lattice.node_problem[node]]!r}, state "
-        f"{str(lattice.node_state[node])!r} at depth {depth}: the "
-        f"{lattice.step_kind(depth, lacking)} of model {lattice.model_ids[lacking]!r} was never "
-        f"recorded ({n_missing} edges are missing in all). Collect what missing_expansions lists, "
-        "or keep complete problems: lattice.select(coverage(lattice).complete)"
+        f"{str(lattice.node_state[node])!r} at depth {depth}"
+    )
+    for model in (action, 0, lattice.n_models - 1):
+        if lattice.next_node[node, model] == MISSING:
+            n_missing = int((lattice.next_node == MISSING).sum())
+            return OffRecordError(
+                f"{where}: the {lattice.step_kind(depth, model)} of model "
+                f"{lattice.model_ids[model]!r} was never recorded ({n_missing} edges are missing "
+                "in all). Collect what missing_expansions lists, or keep complete problems: "
+                "lattice.select(coverage(lattice).complete)"
+            )
+    return OffRecordError(
+        f"{where}: the draft of model {lattice.model_ids[0]!r} was never judged by "
+        f"{lattice.model_ids[-1]!r}. Record it with `routerlib judge`, or keep judged problems: "
+        "lattice.select(coverage(lattice, 'judge').complete)"
     )
 
 

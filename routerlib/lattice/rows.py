@@ -20,6 +20,8 @@ from routerlib.records import StepKind, compute_state_id
 
 KINDS: tuple[StepKind, ...] = ("step", "tail")
 IS_ROOT = (pl.col("text") == "") & ~pl.col("is_terminal")
+# The question of ``judge_prompts`` whose answer protocol ``judge`` shows and bills.
+JUDGE_QUESTION = "usefulness-v1"
 
 IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float64]
@@ -28,12 +30,14 @@ FloatArray = npt.NDArray[np.float64]
 @dataclass(frozen=True, eq=False, slots=True)
 class TraceTables:
     """The store's tables as polars frames, one row per record, columns named as its fields.
-    ``prompt_scores`` is None where no text of a problem was scored."""
+    ``prompt_scores`` is None where no text of a problem was scored, ``judgements`` where no step
+    was judged."""
 
     problems: pl.DataFrame
     states: pl.DataFrame
     steps: pl.DataFrame
     prompt_scores: pl.DataFrame | None = None
+    judgements: pl.DataFrame | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -43,8 +47,10 @@ class RecordedGraph:
     ``root_state`` (P,); ``state_ids`` (S); ``step_of`` (2, S, K): row of the step of a kind (index
     in ``KINDS``) from a state by a model, or -1; ``step_next`` (R,): state it reaches;
     ``step_outcome`` (R,): 1 or 0 when it ends the solution, else NaN; ``prompt_tokens``,
-    ``shared_tokens``, ``completion_tokens`` (R,); ``steps``: the frame of the R rows with
-    ``state_text``; ``problem_fields``: name -> (P,).
+    ``shared_tokens``, ``completion_tokens`` (R,); ``judge_score``, ``judge_prompt_tokens``,
+    ``judge_shared_tokens``, ``judge_completion_tokens`` (R,): the last model's judgement of a step,
+    NaN where there is none; ``steps``: the frame of the R rows with ``state_text``;
+    ``problem_fields``: name -> (P,).
     """
 
     problem_ids: tuple[str, ...]
@@ -56,6 +62,10 @@ class RecordedGraph:
     prompt_tokens: FloatArray
     shared_tokens: FloatArray
     completion_tokens: FloatArray
+    judge_score: FloatArray
+    judge_prompt_tokens: FloatArray
+    judge_shared_tokens: FloatArray
+    judge_completion_tokens: FloatArray
     steps: pl.DataFrame
     problem_fields: dict[str, FloatArray]
 
@@ -121,6 +131,7 @@ def index_graph(
         prompt_tokens=steps["prompt_tokens"].to_numpy().astype(np.float64),
         shared_tokens=steps["shared_prompt_tokens"].to_numpy().astype(np.float64),
         completion_tokens=steps["completion_tokens"].to_numpy().astype(np.float64),
+        **_get_judgements(tables.judgements, steps["id"], model_ids[-1]),
         steps=steps,
         problem_fields=_get_problem_fields(problems)
         | {"problem_small_logprob": _get_prompt_logprobs(tables.prompt_scores, ids, model_ids[0])},
@@ -227,6 +238,28 @@ def _compute_outcomes(steps: pl.DataFrame) -> FloatArray:
         )
     right = steps["is_correct"].fill_null(False).to_numpy().astype(np.float64)
     return np.where(ends.to_numpy(), right, np.nan)
+
+
+def _get_judgements(
+    judgements: pl.DataFrame | None, step_ids: pl.Series, judge_id: str
+) -> dict[str, FloatArray]:
+    """Return score and tokens, (R,) each, of one model's answers to ``JUDGE_QUESTION`` about the
+    steps; NaN where it was not asked."""
+    columns = {
+        "judge_score": "score",
+        "judge_prompt_tokens": "prompt_tokens",
+        "judge_shared_tokens": "shared_prompt_tokens",
+        "judge_completion_tokens": "completion_tokens",
+    }
+    if judgements is None:
+        return {name: np.full(len(step_ids), np.nan) for name in columns}
+    answers = judgements.filter(
+        (pl.col("judge_model_id") == judge_id) & (pl.col("question") == JUDGE_QUESTION)
+    ).select("step_id", *(pl.col(c).cast(pl.Float64).alias(name) for name, c in columns.items()))
+    asked = step_ids.to_frame("step_id").join(
+        answers, on="step_id", how="left", maintain_order="left", validate="m:1"
+    )
+    return {name: asked[name].fill_null(np.nan).to_numpy() for name in columns}
 
 
 def _get_problem_fields(problems: pl.DataFrame) -> dict[str, FloatArray]:

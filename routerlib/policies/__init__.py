@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from routerlib.policies.baselines import (
     BASELINES,
+    JUDGE_BASELINES,
     AlwaysLarge,
     AlwaysSmall,
     FirstSteps,
     FirstTokenEntropy,
+    JudgeScoreThreshold,
     LastSteps,
     MeanLogprobThreshold,
     MinLogprobThreshold,
@@ -25,6 +27,7 @@ from routerlib.policies.trees import TreesPolicy
 
 __all__ = [
     "BASELINES",
+    "JUDGE_BASELINES",
     "NEVER_LARGE",
     "AlwaysLarge",
     "AlwaysSmall",
@@ -32,6 +35,7 @@ __all__ = [
     "EnsemblePolicy",
     "FirstSteps",
     "FirstTokenEntropy",
+    "JudgeScoreThreshold",
     "LastSteps",
     "MLPPolicy",
     "MeanLogprobThreshold",

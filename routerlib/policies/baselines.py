@@ -139,6 +139,22 @@ class FirstTokenEntropy:
         return _score(-np.expm1(-_read_known(observations, "probe_entropy")))
 
 
+@dataclass(frozen=True, slots=True)
+class JudgeScoreThreshold:
+    """Large rewrites the small model's draft where it scores the draft low itself.
+
+    Score 1 - usefulness / 9: SpecReason (Pan et al., arXiv 2504.07891) keeps a draft that the large
+    model scores at least a threshold of 0 to 9. Here the score is the expected value over the
+    digits, not the digit, so that a threshold can be set finely. Draft and judge are always paid.
+    """
+
+    name: str = "judge score"
+    protocol: str = "judge"
+
+    def probabilities(self, observations: Observations) -> Floats:
+        return _score(1.0 - _read_known(observations, "judge_usefulness") / 9.0)
+
+
 BASELINES: dict[str, Policy] = {
     policy.name: policy
     for policy in (
@@ -153,7 +169,10 @@ BASELINES: dict[str, Policy] = {
         FirstTokenEntropy(),
     )
 }
-"""The routers that need no training, by name."""
+"""The routers that need no training, by name; those that any complete lattice can score."""
+
+JUDGE_BASELINES: dict[str, Policy] = {policy.name: policy for policy in (JudgeScoreThreshold(),)}
+"""Those that need judged drafts: for ``lattice.select(coverage(lattice, "judge").complete)``."""
 
 
 def _read_known(observations: Observations, name: str) -> Floats:

@@ -68,7 +68,7 @@ def sample_rollouts(
     """Walk ``n_per_problem`` times down the tree of each problem, choosing by probabilities (N, K).
 
     What the mode forbids falls to the cheapest allowed action, as in replay. Raises OffRecordError
-    where a walk takes a missing step.
+    where a walk needs a call that is not recorded.
     """
     decisions = mask_probabilities(lattice, probabilities)
     edge_cost = compute_edge_costs(lattice, lens, protocol)
@@ -80,7 +80,7 @@ def sample_rollouts(
         bounds = np.cumsum(decisions[node], axis=1)
         drawn = generator.random(len(node))[:, None] * bounds[:, -1:]
         action = (drawn >= bounds).sum(axis=1)
-        _check_recorded(lattice, node, action)
+        _check_recorded(lattice, edge_cost, node, action)
         rollouts.row[walk, t], rollouts.action[walk, t] = node, action
         rollouts.behaviour[walk, t] = decisions[node, action]
         rollouts.reward[walk, t] = np.nan_to_num(lattice.outcome[node, action])
@@ -231,8 +231,8 @@ def _concatenate(parts: list[Rollouts]) -> Rollouts:
     )
 
 
-def _check_recorded(lattice: Lattice, node: Indices, action: Indices) -> None:
-    lost = lattice.next_node[node, action] == MISSING
+def _check_recorded(lattice: Lattice, edge_cost: Floats, node: Indices, action: Indices) -> None:
+    lost = np.isnan(edge_cost[node, action])
     if lost.any():
         first = int(np.argmax(lost))
         raise make_off_record_error(lattice, int(node[first]), int(action[first]))

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from routerlib.costs import Lens
-from routerlib.errors import OffRecordError
 from routerlib.features import DecisionProtocol
-from routerlib.lattice import MISSING, Lattice, compute_edge_costs
+from routerlib.lattice import Lattice, compute_edge_costs
+from routerlib.lattice.replay import check_complete
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,18 +39,11 @@ class Tree:
 
 
 def build_tree(lattice: Lattice, lens: Lens, protocol: DecisionProtocol) -> Tree:
-    """Turn a complete lattice into tensors. OffRecordError when an expansion is missing: a softmax
-    policy goes everywhere with some probability."""
-    missing = lattice.next_node == MISSING
-    if missing.any():
-        node, action = np.argwhere(missing)[0]
-        raise OffRecordError(
-            f"{int(missing.sum())} expansions are missing, the first of problem "
-            f"{lattice.problem_ids[lattice.node_problem[node]]} and model "
-            f"{lattice.model_ids[action]}: collect them or leave those problems out"
-        )
-    level_above = lattice.level_offsets[np.maximum(lattice.node_depth - 1, 0)]
+    """Turn a complete lattice into tensors. OffRecordError when a call that is billed is missing: a
+    softmax policy goes everywhere with some probability."""
     cost = compute_edge_costs(lattice, lens, protocol)
+    check_complete(lattice, cost)
+    level_above = lattice.level_offsets[np.maximum(lattice.node_depth - 1, 0)]
     return Tree(
         tuple(int(offset) for offset in lattice.level_offsets),
         torch.from_numpy(np.maximum(lattice.parent - level_above, 0).astype(np.int64)),
