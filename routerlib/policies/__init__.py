@@ -22,12 +22,15 @@ from routerlib.policies.protocol import NEVER_LARGE, Policy, decide
 from routerlib.policies.query_level import QueryLevelPolicy
 from routerlib.policies.ranking import RankedPolicy, rank_policy
 from routerlib.policies.trees import TreesPolicy
+from routerlib.policies.trim import AggregatedRewardPolicy, BeliefPolicy
 
 __all__ = [
     "BASELINES",
     "NEVER_LARGE",
+    "AggregatedRewardPolicy",
     "AlwaysLarge",
     "AlwaysSmall",
+    "BeliefPolicy",
     "ConfidenceMixturePolicy",
     "EnsemblePolicy",
     "FirstSteps",
