@@ -7,16 +7,22 @@ from routerlib.train.ensemble import rank_ensemble
 from routerlib.train.exact import ExactConfig, train_ensemble, train_exact
 from routerlib.train.fitted import FittedConfig, train_fitted
 from routerlib.train.mixture import train_confidence_mixture
+from routerlib.train.ppo import PPOConfig
 from routerlib.train.process_reward import train_process_reward
 from routerlib.train.query_level import train_query_level
 from routerlib.train.regression import MLPRegression, TreesRegression
+from routerlib.train.trim_agg import TrimAggConfig, train_trim_agg
+from routerlib.train.trim_pomdp import TrimPOMDPConfig, train_trim_pomdp
 
 __all__ = [
     "CPOConfig",
     "ExactConfig",
     "FittedConfig",
     "MLPRegression",
+    "PPOConfig",
     "TreesRegression",
+    "TrimAggConfig",
+    "TrimPOMDPConfig",
     "rank_ensemble",
     "train_confidence_mixture",
     "train_cpo",
@@ -26,4 +32,6 @@ __all__ = [
     "train_fitted",
     "train_process_reward",
     "train_query_level",
+    "train_trim_agg",
+    "train_trim_pomdp",
 ]
