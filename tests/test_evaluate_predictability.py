@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,6 +29,14 @@ def test_told_by_the_features(first_step_lattice: Lattice, toy_lens: Lens) -> No
     assert (frame["value"] > 0.9).all()
     assert (frame["low"] <= frame["value"]).all()
     assert (frame["value"] <= frame["high"]).all()
+
+
+def test_only_the_default_set_is_asked(first_step_lattice: Lattice, toy_lens: Lens) -> None:
+    kind = first_step_lattice.fields["problem_n_words"]
+    fields = {"depth": first_step_lattice.fields["depth"], "n_digits": kind}
+    hidden = replace(first_step_lattice, fields=fields)  # n_digits is not in the default set
+    told = explain_advantage(hidden, {"trees": TREES}, toy_lens, ["before"], n_resamples=20)
+    assert told["value"].item() < 0.3
 
 
 def test_not_told_by_the_features(make_toy_lattice: Callable[..., Lattice], toy_lens: Lens) -> None:

@@ -198,6 +198,17 @@ def test_fields_that_no_node_has_recorded() -> None:
     assert seen.rows(np.array([1])).list_recorded() == ()
 
 
+def test_what_a_policy_learns_from_unless_told_otherwise() -> None:
+    names = ("draft_std_logprob", "mean_logprob", "depth", "min_logprob")
+    values = np.array([[1.0, np.nan, 2.0, -1.0], [1.0, np.nan, 2.0, np.nan]])
+    seen = Observations(names, values, "draft")
+    assert seen.take_inputs().names == ("depth", "min_logprob")  # of the default set, recorded
+    chosen = ("draft_std_logprob", "mean_logprob")
+    assert seen.take_inputs(chosen).names == chosen
+    with pytest.raises(HiddenFieldError, match="hides field 'probe_entropy'"):
+        Observations(("depth",), np.zeros((2, 1)), "before").take_inputs(("probe_entropy",))
+
+
 # Trained policies and the tracked figures depend on these names and their order.
 DEFAULT = (
     *(f"problem_{name}" for name in PROBLEM_FEATURES),

@@ -73,6 +73,16 @@ def test_a_field_that_tells_is_found() -> None:
     assert policy.config["n_problems"] == 60
 
 
+def test_fields_outside_the_default_set_must_be_asked_for() -> None:
+    lattice = build_scripted(3, n_problems=40, depth=2)
+    told = make_telling(lattice).fields["draft_mean_logprob"]
+    lattice = replace(lattice, fields=dict(lattice.fields) | {"draft_std_logprob": told})
+    assert "draft_std_logprob" not in train_process_reward(lattice).standardiser.names
+    policy = train_process_reward(lattice, features=("depth", "draft_std_logprob"))
+    assert policy.standardiser.names == ("depth", "draft_std_logprob")
+    assert policy.coefficients[1] > 0.3
+
+
 def test_it_routes_better_than_chance(toy_lens: Lens) -> None:
     """On problems that it was not trained on: more right than a coin of the same cost."""
     train, test = (

@@ -2,8 +2,9 @@
 
 The advantage is that of one step by the large model instead of the small one when a coin goes on
 from there, accuracy minus the chord's rate times cost; its expectation given the features is all
-that any policy under that protocol can use. Invariants: a problem is predicted by a regressor that
-never saw it; nodes weigh what the coin reaches them with; intervals resample problems.
+that any policy on those features can use. Invariants: a problem is predicted by a regressor that
+never saw it, from the default set of features; nodes weigh what the coin reaches them with;
+intervals resample problems.
 """
 
 from __future__ import annotations
@@ -47,8 +48,7 @@ def explain_advantage(
         tree = build_tree(lattice, lens, protocol)
         coin = compute_softmax(tree, torch.zeros_like(tree.reward))
         advantage, weights = compute_advantage(tree, coin, compute_exchange_rate(tree))
-        observations = lattice.observe(protocol)
-        observations = observations.take(observations.list_recorded())
+        observations = lattice.observe(protocol).take_inputs()
         mean = np.average(advantage, weights=weights)
         for name, regression in regressions.items():
             predicted, _ = regress_by_fold(

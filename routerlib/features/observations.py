@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from routerlib.errors import HiddenFieldError
-from routerlib.features.registry import FIELDS, DecisionProtocol, is_visible
+from routerlib.features.registry import FIELDS, DecisionProtocol, get_feature_names, is_visible
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -59,6 +59,14 @@ class Observations:
         """Return the names of the fields that at least one node has recorded, in order."""
         known = np.flatnonzero(np.isfinite(self.values).any(axis=0))
         return tuple(self.names[column] for column in known)
+
+    def take_inputs(self, features: tuple[str, ...] | None = None) -> Observations:
+        """Return the same nodes with what a policy learns from: ``features`` or, where none are
+        named, those of the default set that at least one node has recorded. Raises like
+        ``column``."""
+        default = get_feature_names("default", self.protocol)
+        recorded = tuple(name for name in self.list_recorded() if name in default)
+        return self.take(recorded if features is None else features)
 
     def take(self, names: tuple[str, ...]) -> Observations:
         """Return the same nodes with only these fields, in this order. Raises like ``column``."""

@@ -24,13 +24,16 @@ from routerlib.policies.protocol import NEVER_LARGE, Policy, decide
 from routerlib.policies.query_level import QueryLevelPolicy
 from routerlib.policies.ranking import RankedPolicy, rank_policy
 from routerlib.policies.trees import TreesPolicy
+from routerlib.policies.trim import AggregatedRewardPolicy, BeliefPolicy
 
 __all__ = [
     "BASELINES",
     "JUDGE_BASELINES",
     "NEVER_LARGE",
+    "AggregatedRewardPolicy",
     "AlwaysLarge",
     "AlwaysSmall",
+    "BeliefPolicy",
     "ConfidenceMixturePolicy",
     "EnsemblePolicy",
     "FirstSteps",

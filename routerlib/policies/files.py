@@ -20,8 +20,10 @@ from routerlib.policies.protocol import Policy
 from routerlib.policies.query_level import QueryLevelPolicy
 from routerlib.policies.ranking import RankedPolicy
 from routerlib.policies.trees import Trees, TreesPolicy
+from routerlib.policies.trim import AggregatedRewardPolicy, BeliefPolicy
 
 FORMAT = 1
+BELIEF_ARRAYS = ("path_edges", "reward_edges", "advantage")
 TREE_ARRAYS = ("roots", "feature", "threshold", "nan_goes_left", "left", "right", "value")
 _LOGISTIC: dict[str, type[QueryLevelPolicy] | type[ProcessRewardPolicy]] = {
     "query_level": QueryLevelPolicy,
@@ -31,7 +33,8 @@ _LOGISTIC: dict[str, type[QueryLevelPolicy] | type[ProcessRewardPolicy]] = {
 
 def save_policy(policy: Policy, path: Path) -> None:
     """Write a learned policy: MLPPolicy, TreesPolicy, QueryLevelPolicy, ProcessRewardPolicy,
-    ConfidenceMixturePolicy, or an EnsemblePolicy or RankedPolicy of such. TypeError for others."""
+    ConfidenceMixturePolicy, AggregatedRewardPolicy, BeliefPolicy, or an EnsemblePolicy or
+    RankedPolicy of such. TypeError for others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"format": FORMAT, "policy": _pack(policy)}, path)
 
@@ -48,19 +51,6 @@ def load_policy(path: Path) -> Policy:
 
 
 def _pack(policy: Policy) -> dict[str, Any]:
-    if isinstance(policy, MLPPolicy):
-        return {
-            "kind": "mlp",
-            "name": policy.name,
-            "protocol": policy.protocol,
-            "features": list(policy.standardiser.names),
-            "mean": torch.from_numpy(policy.standardiser.mean),
-            "scale": torch.from_numpy(policy.standardiser.scale),
-            "width": policy.width,
-            "activation": policy.activation,
-            "weights": dict(policy.network.state_dict()),
-            "config": dict(policy.config),
-        }
     if isinstance(policy, EnsemblePolicy):
         return {
             "kind": "ensemble",
@@ -74,6 +64,39 @@ def _pack(policy: Policy) -> dict[str, Any]:
             "inner": _pack(policy.inner),
             "log_odds": torch.from_numpy(policy.log_odds),
             "ranks": torch.from_numpy(policy.ranks),
+        }
+    if isinstance(policy, AggregatedRewardPolicy):
+        return {
+            "kind": "aggregated_reward",
+            "reward": _pack(policy.reward),
+            "network": _pack(policy.network),
+        }
+    if isinstance(policy, BeliefPolicy):
+        return {
+            "kind": "belief",
+            "reward": _pack(policy.reward),
+            **{name: torch.from_numpy(getattr(policy, name)) for name in BELIEF_ARRAYS},
+            "temperature": policy.temperature,
+            "name": policy.name,
+            "protocol": policy.protocol,
+            "config": dict(policy.config),
+        }
+    return _pack_single(policy)
+
+
+def _pack_single(policy: Policy) -> dict[str, Any]:
+    if isinstance(policy, MLPPolicy):
+        return {
+            "kind": "mlp",
+            "name": policy.name,
+            "protocol": policy.protocol,
+            "features": list(policy.standardiser.names),
+            "mean": torch.from_numpy(policy.standardiser.mean),
+            "scale": torch.from_numpy(policy.standardiser.scale),
+            "width": policy.width,
+            "activation": policy.activation,
+            "weights": dict(policy.network.state_dict()),
+            "config": dict(policy.config),
         }
     if isinstance(policy, QueryLevelPolicy | ProcessRewardPolicy):
         return {
@@ -120,6 +143,12 @@ def _unpack(packed: dict[str, Any]) -> Policy:
         return RankedPolicy(
             _unpack(packed["inner"]), packed["log_odds"].numpy(), packed["ranks"].numpy()
         )
+    if packed["kind"] in {"aggregated_reward", "belief"}:
+        return _unpack_trim(packed)
+    return _unpack_single(packed)
+
+
+def _unpack_single(packed: dict[str, Any]) -> Policy:
     if packed["kind"] == "confidence_mixture":
         return ConfidenceMixturePolicy(
             *(packed[key].numpy() for key in ("shares", "means", "variances")),
@@ -160,3 +189,19 @@ def _unpack(packed: dict[str, Any]) -> Policy:
         packed["activation"],
         packed["config"],
     )
+
+
+def _unpack_trim(packed: dict[str, Any]) -> AggregatedRewardPolicy | BeliefPolicy:
+    reward = _unpack(packed["reward"])
+    if not isinstance(reward, ProcessRewardPolicy):
+        raise ValueError(f"{reward.name} is a {type(reward).__name__}, no process reward model")
+    if packed["kind"] == "belief":
+        return BeliefPolicy(
+            reward,
+            *(packed[name].numpy() for name in BELIEF_ARRAYS),
+            *(packed[key] for key in ("temperature", "name", "protocol", "config")),
+        )
+    network = _unpack(packed["network"])
+    if not isinstance(network, MLPPolicy):
+        raise ValueError(f"{network.name} is a {type(network).__name__}, no network")
+    return AggregatedRewardPolicy(reward, network)

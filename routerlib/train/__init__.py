@@ -8,9 +8,12 @@ from routerlib.train.ensemble import rank_ensemble
 from routerlib.train.exact import ExactConfig, train_ensemble, train_exact
 from routerlib.train.fitted import FittedConfig, train_fitted
 from routerlib.train.mixture import train_confidence_mixture
+from routerlib.train.ppo import PPOConfig
 from routerlib.train.process_reward import train_process_reward
 from routerlib.train.query_level import train_query_level
 from routerlib.train.regression import MLPRegression, TreesRegression
+from routerlib.train.trim_agg import TrimAggConfig, train_trim_agg
+from routerlib.train.trim_pomdp import TrimPOMDPConfig, train_trim_pomdp
 from routerlib.train.untrained import make_untrained
 
 __all__ = [
@@ -18,8 +21,11 @@ __all__ = [
     "ExactConfig",
     "FittedConfig",
     "MLPRegression",
+    "PPOConfig",
     "PolicyCache",
     "TreesRegression",
+    "TrimAggConfig",
+    "TrimPOMDPConfig",
     "make_untrained",
     "rank_ensemble",
     "train_confidence_mixture",
@@ -30,4 +36,6 @@ __all__ = [
     "train_fitted",
     "train_process_reward",
     "train_query_level",
+    "train_trim_agg",
+    "train_trim_pomdp",
 ]

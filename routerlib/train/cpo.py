@@ -47,8 +47,8 @@ class CPOConfig:
     set; ``kappa_rate`` how far kappa moves when the budget is missed by the whole way;
     ``critic_learning_rate`` and ``critic_steps`` of Adam in each iteration;
     ``conjugate_steps`` and ``damping`` of the solution of H x = g; ``dropout`` is the share of the
-    policy's inputs hidden in each iteration; ``features`` names the inputs (None: all that the
-    protocol shows and that are recorded of any problem).
+    policy's inputs hidden in each iteration; ``features`` names the inputs (None: all of the
+    default set that the protocol shows and that are recorded of any problem).
     """
 
     width: int = 64
@@ -183,7 +183,7 @@ def _train(
     gap = end_costs[1] - end_costs[0]  # the unit of cost from here on
     budget = end_costs[0] / gap + config.budget_share
     generator = torch.Generator().manual_seed(seed)
-    observations = first.observations.take(config.features or first.observations.list_recorded())
+    observations = first.observations.take_inputs(config.features)
     standardiser = Standardiser.fit(observations)
     inputs = torch.from_numpy(standardiser.transform(observations))
     allowed = torch.from_numpy(first.allowed)

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from routerlib.costs import Lens
-from routerlib.features import DecisionProtocol, Standardiser, get_feature_names
+from routerlib.features import DecisionProtocol, Standardiser
 from routerlib.lattice import Lattice
 from routerlib.policies.network import (
     ACTIVATIONS,
@@ -119,12 +119,11 @@ def train_exact(
         lattice.select(i) for i in _split(lattice.n_problems, config.validation_share, generator)
     ]
     fit, held = (build_tree(part, lens, protocol) for part in parts)
-    default = get_feature_names("default", protocol)
-    recorded = parts[0].observe(protocol).list_recorded()
-    names = config.features or tuple(name for name in recorded if name in default)
-    seen = [part.observe(protocol).take(names) for part in parts]
-    standardiser = Standardiser.fit(seen[0])
-    fit_inputs, held_inputs = (torch.from_numpy(standardiser.transform(o)) for o in seen)
+    standardiser = Standardiser.fit(parts[0].observe(protocol).take_inputs(config.features))
+    names = standardiser.names
+    fit_inputs, held_inputs = (
+        torch.from_numpy(standardiser.transform(part.observe(protocol))) for part in parts
+    )
     network = build_network(
         len(names), lattice.n_models, config.width, config.activation, generator
     )

@@ -51,8 +51,8 @@ class FittedConfig:
     ``regression`` says which regressor and how; ``n_rounds`` of evaluation and improvement, the
     first from the coin; ``n_folds`` the problems are dealt into; ``temperature`` in accuracy:
     where the advantage is this much, the odds of large are e to 1; ``exchange_rate_factor``
-    multiplies the chord's lambda; ``features`` names the inputs (None: all that the protocol shows
-    and that are recorded of any problem).
+    multiplies the chord's lambda; ``features`` names the inputs (None: all of the default set that
+    the protocol shows and that are recorded of any problem).
     """
 
     regression: Regression = field(default_factory=TreesRegression)
@@ -144,8 +144,7 @@ def train_fitted(
         )
     tree = build_tree(lattice, lens, protocol)
     rate = compute_exchange_rate(tree) * config.exchange_rate_factor
-    observations = lattice.observe(protocol)
-    observations = observations.take(config.features or observations.list_recorded())
+    observations = lattice.observe(protocol).take_inputs(config.features)
     generator = np.random.default_rng(seed)
     fold_of = deal_folds(lattice.n_problems, config.n_folds, generator)[lattice.node_problem]
     log_odds = torch.zeros(lattice.n_nodes, dtype=torch.float64)  # the coin

@@ -22,13 +22,17 @@ N_FOLDS = 5
 
 
 def train_process_reward(
-    lattice: Lattice, *, regularisation: Sequence[float] = REGULARISATION
+    lattice: Lattice,
+    *,
+    regularisation: Sequence[float] = REGULARISATION,
+    features: tuple[str, ...] | None = None,
 ) -> ProcessRewardPolicy:
     """Train the process reward model on a lattice of training problems with two models.
 
     ``regularisation`` holds the L2 strengths (scikit-learn's 1 / C, for weights whose mean is 1) to
-    choose among by held-out log-likelihood. ValueError for strengths that are not > 0, for
-    other than two models, for fewer than two problems, and where all labels are alike.
+    choose among by held-out log-likelihood; ``features`` names the inputs (None: all of the default
+    set that are recorded of any draft). ValueError for strengths that are not > 0, for other than
+    two models, for fewer than two problems, and where all labels are alike.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -47,8 +51,7 @@ def train_process_reward(
             f"all {known.sum()} drafts of the training problems have the label {right.all():d}: "
             "there is nothing to tell apart; use more problems"
         )
-    observations = lattice.observe("draft").rows(known)
-    observations = observations.take(observations.list_recorded())
+    observations = lattice.observe("draft").rows(known).take_inputs(features)
     standardiser = Standardiser.fit(observations)
     inputs = standardiser.transform(observations)
     weights = 0.5 ** lattice.node_depth[known]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import torch
 
 from routerlib.costs import Lens
-from routerlib.features import DecisionProtocol, Standardiser, get_feature_names
+from routerlib.features import DecisionProtocol, Standardiser
 from routerlib.lattice import Lattice
 from routerlib.policies.network import MLPPolicy, build_network
 from routerlib.train.exact import ExactConfig
@@ -26,11 +26,9 @@ def make_untrained(
     standardised on the training problems of ``lattice``. Takes what a trainer takes; the ``lens``
     makes no difference."""
     del lens
-    observations = lattice.observe(protocol)
-    default = get_feature_names("default", protocol)
-    names = config.features or tuple(n for n in observations.list_recorded() if n in default)
+    standardiser = Standardiser.fit(lattice.observe(protocol).take_inputs(config.features))
     network = build_network(
-        len(names),
+        len(standardiser.names),
         lattice.n_models,
         config.width,
         config.activation,
@@ -40,7 +38,7 @@ def make_untrained(
     return MLPPolicy(
         name,
         protocol,
-        Standardiser.fit(observations.take(names)),
+        standardiser,
         network,
         config.width,
         config.activation,
