@@ -65,6 +65,8 @@ ROUTER_STYLES = {
     "process reward": RouterStyle("process reward", "#117733", "8", "-."),
     "draft mean log-probability": RouterStyle("draft, mean log p", "#77AA33", "X", "--"),
     "draft min log-probability": RouterStyle("draft, min log p", "#3B6E22", "d", ":"),
+    "TRIM-Agg": RouterStyle("TRIM-Agg", "#2E8B57", "1", "-."),
+    "TRIM-POMDP": RouterStyle("TRIM-POMDP", "#66A61E", "2", "-."),
     "judge score": RouterStyle("judge score", "#8E6BBF", "+", "--"),
 }
 

@@ -30,6 +30,8 @@ ROUTERS = (
     "confidence mixture",
     "draft mean log-probability",
     "process reward",
+    "TRIM-Agg",
+    "TRIM-POMDP",
     "learned (before)",
     "learned (probe)",
     "oracle",
