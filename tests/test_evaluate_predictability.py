@@ -60,3 +60,19 @@ def test_same_seed_same_frame(first_step_lattice: Lattice, toy_lens: Lens) -> No
     ]
     assert frames[0].equals(frames[1])
     assert not frames[0].equals(frames[2])
+
+
+def test_what_only_the_judge_tells(first_step_lattice: Lattice, toy_lens: Lens) -> None:
+    kind = first_step_lattice.fields["problem_n_words"]
+    fields = {**first_step_lattice.fields, "judge_usefulness": 9.0 * (kind == 0)}
+    del fields["problem_n_words"]
+    frame = explain_advantage(
+        replace(first_step_lattice, fields=fields),
+        {"trees": TREES},
+        toy_lens,
+        ("draft", "judge"),
+        n_folds=3,
+        n_resamples=50,
+    ).set_index("protocol")
+    assert frame["value"]["draft"] < 0.2
+    assert frame["value"]["judge"] > 0.9

@@ -27,6 +27,24 @@ def test_learns_the_best_policy(first_step_lattice: Lattice, toy_lens: Lens) -> 
     np.testing.assert_allclose(values.cost, 30 + 20 * kinds, rtol=0.1)
 
 
+def test_learns_from_the_judge_under_its_bill(first_step_lattice: Lattice, toy_lens: Lens) -> None:
+    """Only the score tells the kinds apart, and each of three decisions pays 9 for it."""
+    kinds = first_step_lattice.fields["problem_n_words"]
+    fields = {
+        "depth": first_step_lattice.fields["depth"],
+        "judge_usefulness": 9.0 * (kinds == 0),
+    }
+    lattice = replace(first_step_lattice, fields=fields)
+    config = ExactConfig(width=16, n_steps=300, learning_rate=0.02, weight_decay=0.0, dropout=0.0)
+    policy = train_exact(lattice, config, toy_lens, "judge", seed=0)
+    values = evaluate_probabilities(
+        lattice, policy.probabilities(lattice.observe("judge")), toy_lens, "judge"
+    )
+    assert values.accuracy.min() > 0.95
+    # A first step by large costs 20 more and the draft that it replaces 10.
+    np.testing.assert_allclose(values.cost, 30 + 30 * kinds[: lattice.n_problems] + 3 * 9, rtol=0.1)
+
+
 def test_same_seed_same_policy_other_seed_other_policy(
     first_step_lattice: Lattice, toy_lens: Lens
 ) -> None:
