@@ -8,7 +8,13 @@ policies that escalate once, ``restrict_depth`` to those that decide at the firs
 """
 
 from routerlib.lattice.arrays import FORBIDDEN, MISSING, TERMINAL, Lattice, LatticePlan
-from routerlib.lattice.build import build_lattice, load_lattice, load_model_cards, load_tables
+from routerlib.lattice.build import (
+    build_lattice,
+    load_frame,
+    load_lattice,
+    load_model_cards,
+    load_tables,
+)
 from routerlib.lattice.clairvoyant import Frontier, frontier, oracle
 from routerlib.lattice.completeness import Coverage, coverage, missing_expansions
 from routerlib.lattice.labels import compute_process_labels
@@ -42,6 +48,7 @@ __all__ = [
     "evaluate_probabilities",
     "follow_thresholds",
     "frontier",
+    "load_frame",
     "load_lattice",
     "load_model_cards",
     "load_tables",

@@ -118,15 +118,21 @@ def load_lattice(
 def load_tables(root: Path) -> TraceTables:
     """Return the tables that lattices are built from as polars frames, to build several from one
     reading."""
+    names = ("problems", "states", "steps", "prompt_scores", "judgements")
+    return TraceTables(**{name: load_frame(root, name) for name in names})
+
+
+def load_frame(root: Path, name: str) -> pl.DataFrame:
+    """Return one table of the store under ``root`` as a polars frame.
+
+    Raises what the store raises for unreadable traces.
+    """
     from routerlib.store import load_table  # duckdb is heavy
 
-    frames = {}
-    for name in ("problems", "states", "steps", "prompt_scores", "judgements"):
-        frame = pl.from_arrow(load_table(root, name))
-        if not isinstance(frame, pl.DataFrame):
-            raise StoreError(f"table {name!r} of {root} is not a table but {type(frame).__name__}")
-        frames[name] = frame
-    return TraceTables(**frames)
+    frame = pl.from_arrow(load_table(root, name))
+    if not isinstance(frame, pl.DataFrame):
+        raise StoreError(f"table {name!r} of {root} is not a table but {type(frame).__name__}")
+    return frame
 
 
 def load_model_cards(root: Path, model_ids: Sequence[str]) -> tuple[ModelCard, ...]:

@@ -24,6 +24,7 @@ from routerlib.lattice import (
     TraceTables,
     build_lattice,
     compute_edge_costs,
+    load_frame,
     load_tables,
     mask_probabilities,
 )
@@ -104,11 +105,7 @@ def load_rollouts(
 
     Raises what the store raises for unreadable traces, and what ``build_rollouts`` raises.
     """
-    from routerlib.store import load_table  # duckdb is heavy
-
-    choices = pl.from_arrow(load_table(root, "choices"))
-    if not isinstance(choices, pl.DataFrame):
-        raise StoreError(f"table 'choices' of {root} is not a table but {type(choices).__name__}")
+    choices = load_frame(root, "choices")
     return build_rollouts(
         load_tables(root),
         choices,
