@@ -21,13 +21,9 @@ from numpy.typing import NDArray
 from routerlib.costs import Lens
 from routerlib.features import DecisionProtocol, Standardiser, get_feature_names
 from routerlib.lattice import Lattice
-from routerlib.policies.network import (
-    ACTIVATIONS,
-    Activation,
-    MLPPolicy,
-    build_network,
-)
+from routerlib.policies.network import Activation, MLPPolicy, build_network
 from routerlib.policies.ranking import RankedPolicy
+from routerlib.train.checks import check_activation, check_features, check_fields
 from routerlib.train.ensemble import rank_ensemble
 from routerlib.train.tree import (
     Tree,
@@ -68,22 +64,12 @@ class ExactConfig:
     features: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("width", "n_steps", "check_every", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a whole number >= 1")
-        for name in ("learning_rate", "exchange_rate_factor"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a number > 0")
-        for name in ("weight_decay", "entropy_bonus"):
-            if not getattr(self, name) >= 0.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a number >= 0")
-        for name in ("validation_share", "dropout"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a share in [0, 1)")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation is {self.activation!r}; one of {sorted(ACTIVATIONS)}")
-        if self.features is not None and not self.features:
-            raise ValueError("features is empty; name some, or give None for all that are shown")
+        check_fields(self, "a whole number >= 1", "width", "n_steps", "check_every", "patience")
+        check_fields(self, "a number > 0", "learning_rate", "exchange_rate_factor")
+        check_fields(self, "a number >= 0", "weight_decay", "entropy_bonus")
+        check_fields(self, "a share in [0, 1)", "validation_share", "dropout")
+        check_activation(self.activation)
+        check_features(self.features)
 
 
 def _split(n_problems: int, share: float, generator: torch.Generator) -> tuple[Indices, Indices]:
