@@ -24,11 +24,11 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from routerlib.costs import Lens
 from routerlib.features import DecisionProtocol, Standardiser
-from routerlib.lattice import Lattice, evaluate_probabilities
+from routerlib.lattice import Lattice
 from routerlib.policies.network import Activation, MLPPolicy, build_network
 from routerlib.train.checks import check_activation, check_features, check_fields
 from routerlib.train.rollouts import Rollouts, sample_rollouts
-from routerlib.train.tree import build_tree, move_to_allowed
+from routerlib.train.tree import build_tree, evaluate_constants, move_to_allowed
 from routerlib.train.trust_region import compute_step, search_line
 from routerlib.train.vtrace import compute_vtrace
 
@@ -148,11 +148,7 @@ def compute_end_costs(lattice: Lattice, lens: Lens) -> tuple[float, float]:
             f"a threshold decides between two models and this lattice has {lattice.n_models}: "
             "build it with a pair"
         )
-    always = np.eye(2)
-    small, large = (
-        evaluate_probabilities(lattice, np.tile(one, (lattice.n_nodes, 1)), lens, "before")
-        for one in always
-    )
+    small, large = evaluate_constants(lattice, lens)
     return float(small.cost.mean()), float(large.cost.mean())
 
 
