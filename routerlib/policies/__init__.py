@@ -18,7 +18,7 @@ from routerlib.policies.files import load_policy, save_policy
 from routerlib.policies.mixture import ConfidenceMixturePolicy
 from routerlib.policies.network import EnsemblePolicy, MLPPolicy
 from routerlib.policies.process_reward import ProcessRewardPolicy
-from routerlib.policies.protocol import NEVER_LARGE, Policy, decide
+from routerlib.policies.protocol import NEVER_LARGE, Policy, SweptPolicy, decide
 from routerlib.policies.query_level import QueryLevelPolicy
 from routerlib.policies.ranking import RankedPolicy, rank_policy
 from routerlib.policies.trees import TreesPolicy
@@ -42,6 +42,7 @@ __all__ = [
     "QueryLevelPolicy",
     "RandomPolicy",
     "RankedPolicy",
+    "SweptPolicy",
     "TreesPolicy",
     "decide",
     "load_policy",
