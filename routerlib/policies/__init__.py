@@ -14,6 +14,7 @@ from routerlib.policies.baselines import (
     ProblemLength,
     RandomPolicy,
 )
+from routerlib.policies.budgeted import BudgetedPolicy
 from routerlib.policies.files import load_policy, save_policy
 from routerlib.policies.mixture import ConfidenceMixturePolicy
 from routerlib.policies.network import EnsemblePolicy, MLPPolicy
@@ -28,6 +29,7 @@ __all__ = [
     "NEVER_LARGE",
     "AlwaysLarge",
     "AlwaysSmall",
+    "BudgetedPolicy",
     "ConfidenceMixturePolicy",
     "EnsemblePolicy",
     "FirstSteps",
