@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from routerlib.train.budgeted import BudgetedConfig, train_budgeted, train_constrained
 from routerlib.train.cpo import CPOConfig, train_cpo, train_cpo_on_rollouts
 from routerlib.train.ensemble import rank_ensemble
 from routerlib.train.exact import ExactConfig, train_ensemble, train_exact
@@ -12,13 +13,16 @@ from routerlib.train.query_level import train_query_level
 from routerlib.train.regression import MLPRegression, TreesRegression
 
 __all__ = [
+    "BudgetedConfig",
     "CPOConfig",
     "ExactConfig",
     "FittedConfig",
     "MLPRegression",
     "TreesRegression",
     "rank_ensemble",
+    "train_budgeted",
     "train_confidence_mixture",
+    "train_constrained",
     "train_cpo",
     "train_cpo_on_rollouts",
     "train_ensemble",
