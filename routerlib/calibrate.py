@@ -113,7 +113,8 @@ Target = MaxCost | KeepAccuracy
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sweep:
-    """One router at T settings (thresholds, or a coin's p): values (T, P) of the same problems."""
+    """One router at T settings (thresholds, or a swept policy's own): values (T, P) of the same
+    problems."""
 
     settings: Floats
     values: Values

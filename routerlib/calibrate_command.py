@@ -80,7 +80,6 @@ def run_calibrate(options: argparse.Namespace) -> int:
     from routerlib.evaluate import compute_settings, compute_sweep, evaluate_ends
     from routerlib.features import check_protocol
     from routerlib.lattice import build_lattice, load_model_cards, load_tables
-    from routerlib.policies import RandomPolicy
 
     targets = read_targets(options)
     policy = read_policy(options.policy)
@@ -102,8 +101,6 @@ def run_calibrate(options: argparse.Namespace) -> int:
     settings = compute_settings(policy, training, options.thresholds)
     if len(settings) == 0:
         raise CalibrationError(f"{policy.name!r} has no threshold: there is nothing to calibrate")
-    if isinstance(policy, RandomPolicy):
-        settings = settings[::-1]  # from always large to always small
     order = None
     if len(targets) > 1:
         sweep = compute_sweep(policy, training, lens, settings)
@@ -169,11 +166,15 @@ def read_policy(name: str) -> Policy:
 
 def describe(found: CertifiedSetting, policy: Policy, unit: str) -> str:
     """Return what was found, a few lines of text."""
+    from routerlib.policies import SweptPolicy
+
     proof = found.certificate
     accuracy, cost = found.calibrations[0].accuracy, found.calibrations[0].cost
-    rule = "with probability" if policy.name == "random" else "where the score is >="
+    rule = "the large model writes where the score is >="
+    if isinstance(policy, SweptPolicy):
+        rule = f"{policy.setting_name} ="
     lines = [
-        f"{policy.name}: the large model writes {rule} {found.setting:.6g}",
+        f"{policy.name}: {rule} {found.setting:.6g}",
         f"on {proof.n_problems} calibration problems, with 95% intervals:",
         f"  accuracy {accuracy.value:.4g} [{accuracy.low:.4g}, {accuracy.high:.4g}]",
         f"  cost {cost.value:.4g} [{cost.low:.4g}, {cost.high:.4g}] {unit} a problem",

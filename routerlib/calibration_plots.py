@@ -30,8 +30,8 @@ def plot_miss_rates(frame: pd.DataFrame, axes: Axes | None = None) -> Axes:
     ``frame`` is about one router and has one row per target and method: ``target`` (its label, in
     the order from top to bottom), ``method`` (a key of ``METHOD_STYLES``), ``missed`` with ``low``
     and ``high``, ``refused``, and ``delta``, the same everywhere, which is drawn as a line. Where a
-    method refused, the share of refusals is written beside its point; refused always, its point is
-    hollow, for it has missed nothing by choosing nothing.
+    method refused, the share of refusals is written at the right end of its line; refused always,
+    its point is hollow, for it has missed nothing by choosing nothing.
     """
     require_columns(frame, ["router", "target", "method", "missed", "low", "high", "refused"])
     require_columns(frame, ["delta"])
@@ -54,6 +54,8 @@ def plot_miss_rates(frame: pd.DataFrame, axes: Axes | None = None) -> Axes:
             kept = refused < 1.0
             axes.hlines(y[kept], low[kept], high[kept], color=style.color, linewidth=0.9, zorder=3)
             for hollow, shown in ((False, kept), (True, ~kept)):
+                if not shown.any():
+                    continue  # the layout would make room for an empty line at the figure's corner
                 axes.plot(
                     *(missed[shown], y[shown]),
                     style.marker,
@@ -62,14 +64,14 @@ def plot_miss_rates(frame: pd.DataFrame, axes: Axes | None = None) -> Axes:
                     markersize=5.0,
                     zorder=4,
                     clip_on=False,
-                    label=None if hollow else style.label,
                 )
-            for at, x, share in zip(y, np.where(kept, high, missed), refused, strict=True):
+            for at, share in zip(y, refused, strict=True):
                 if share > 0.0:
                     axes.annotate(
                         f"refused {share:.0%}",
-                        (x, at),
-                        xytext=(7, 0),
+                        (1.0, at),
+                        xycoords=axes.get_yaxis_transform(),
+                        xytext=(6, 0),
                         textcoords="offset points",
                         va="center",
                         fontsize=6.5,
@@ -94,15 +96,18 @@ def plot_miss_rates(frame: pd.DataFrame, axes: Axes | None = None) -> Axes:
 
 
 def _place_legend(axes: Axes, methods: list[str]) -> None:
-    """Name the methods above the axes, with full markers also for those that refused always."""
+    """Name the methods above the axes, with full markers also for those that refused always.
+
+    They end where the axes end, for there is more room above the targets' labels.
+    """
     handles = []
     for method in methods:
         style = get_method_style(method)
         handles += axes.plot([], [], style.marker, color=style.color, label=style.label)
     axes.legend(
         handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0.0, 1.0),
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
         ncols=len(methods),
         handletextpad=0.2,
         columnspacing=1.2,

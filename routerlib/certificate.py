@@ -180,13 +180,13 @@ def certify_setting(
 ) -> CertifiedSetting:
     """Choose the best setting of a sweep (T, P) among those certified for all targets.
 
-    Settings must run from always large to always small, as thresholds do (a coin's p does not: turn
-    its sweep round), and be chosen without these problems' outcomes. ``small`` and ``large`` (P,)
-    are the constant routers, ``weights`` (B, P) the resamples of the intervals. Without ``order``
-    the sequence starts from the safe end: always large for accuracy, always small for cost; targets
-    with opposite ends need an order from ``order_settings`` (ValueError). The p-value of "some
-    target is missed" is the largest of theirs. Chosen is the cheapest certified setting if accuracy
-    is a target, else the most accurate.
+    Settings must run from always large to always small, and be chosen without these problems'
+    outcomes. ``small`` and ``large`` (P,) are the constant routers, ``weights`` (B, P) the
+    resamples of the intervals. Without ``order`` the sequence starts from the safe end: always
+    large for accuracy, always small for cost; targets with opposite ends need an order from
+    ``order_settings`` (ValueError). The p-value of "some target is missed" is the largest of
+    theirs. Chosen is the cheapest certified setting if accuracy is a target, else the most
+    accurate.
 
     CalibrationError when the first setting of the sequence is not certified, with the number of
     problems that would do.

@@ -89,6 +89,22 @@ def test_misses_are_shown_with_delta_and_refusals() -> None:
     assert axes.get_ylim()[0] > axes.get_ylim()[1], "the first target is at the top"
 
 
+@pytest.mark.parametrize("refused", [0.0, 0.3, 1.0])
+def test_nothing_of_the_misses_is_cut_off_or_crossed_and_no_room_is_lost(refused: float) -> None:
+    axes = plot_miss_rates(make_misses().assign(refused=refused))
+    figure = axes.get_figure(root=True)
+    figure.draw_without_rendering()
+    legend = axes.get_legend()
+    assert legend is not None
+    inner, outer = axes.get_window_extent(), figure.bbox
+    refusals = [t.get_window_extent() for t in axes.texts if t.get_text().startswith("refused")]
+    assert len(refusals) == (0 if refused == 0.0 else 6)
+    assert all(inner.x1 < text.x0 and text.x1 < outer.x1 for text in refusals)
+    names = legend.get_window_extent()
+    assert outer.x0 <= names.x0 < names.x1 <= outer.x1
+    assert axes.xaxis.label.get_window_extent().y0 < 0.1 * figure.dpi, "at the bottom, to 0.1 in"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

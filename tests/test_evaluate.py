@@ -269,7 +269,8 @@ def test_random_sweeps_its_coin_and_constants_nothing(
     first_step_lattice: Lattice, toy_lens: Lens
 ) -> None:
     coin = evaluate.compute_settings(RULES["random"], first_step_lattice)
-    assert (coin[0], coin[-1]) == (0.0, 1.0)
+    assert (coin[0], coin[-1]) == (1.0, 0.0)
+    assert (np.diff(coin) < 0.0).all()
     assert len(evaluate.compute_settings(RULES["always small"], first_step_lattice)) == 0
     values: Values = evaluate.compute_sweep(
         RULES["random"], first_step_lattice, toy_lens, np.array([0.0, 0.5, 1.0])

@@ -44,6 +44,15 @@ def make_mlp(protocol: DecisionProtocol = "before", seed: int = 0) -> policies.M
     return policies.MLPPolicy("MLP", protocol, standardiser, network, 8, "tanh", {"seed": seed})
 
 
+def make_budgeted(budget: float = 0.3) -> policies.BudgetedPolicy:
+    standardiser = Standardiser.fit(observe("before"))
+    generator = torch.Generator().manual_seed(0)
+    network = build_network(len(standardiser.names) + 1, 2, 8, "tanh", generator)
+    return policies.BudgetedPolicy(
+        "budgeted", "before", standardiser, network, 8, "tanh", {"seed": 0}, budget
+    )
+
+
 RULES: list[policies.Policy] = [
     policies.AlwaysSmall(),
     policies.AlwaysLarge(),
@@ -77,6 +86,7 @@ def make_trees() -> policies.TreesPolicy:
 
 LEARNED: list[Callable[[], policies.Policy]] = [
     make_mlp,
+    make_budgeted,
     make_trees,
     lambda: policies.EnsemblePolicy("both", (make_mlp(seed=0), make_mlp(seed=1))),
     lambda: policies.rank_policy(make_mlp(), observe("before"), np.ones(20)),
@@ -200,6 +210,34 @@ def test_network_is_made_from_its_generator_alone() -> None:
     assert not np.allclose(first, make_mlp(seed=4).probabilities(observations))
 
 
+@pytest.mark.parametrize("policy", [policies.RandomPolicy(), make_budgeted()], ids=lambda p: p.name)
+def test_swept_policy_runs_from_always_large_to_always_small(policy: policies.SweptPolicy) -> None:
+    observations = observe("before")
+    assert isinstance(policy, policies.SweptPolicy)
+    assert policy.setting_name
+    assert (np.diff(policy.settings) < 0.0).all()
+    large = np.array(
+        [
+            policy.with_setting(float(setting)).probabilities(observations)[:, 1]
+            for setting in policy.settings
+        ]
+    )
+    assert (large[0] == 1.0).all()
+    assert (large[-1] == 0.0).all()
+    assert len(np.unique(large[:, 0])) == len(large)
+
+
+def test_only_swept_policies_have_settings() -> None:
+    swept = {type(p) for p in every_policy() if isinstance(p, policies.SweptPolicy)}
+    assert swept == {policies.RandomPolicy, policies.BudgetedPolicy}
+
+
+@pytest.mark.parametrize("budget", [-0.1, 1.1, float("nan")])
+def test_budget_must_be_a_share(budget: float) -> None:
+    with pytest.raises(ValueError, match="in \\[0, 1\\]"):
+        make_budgeted(budget)
+
+
 class Fixed:
     """A policy that says what it was told."""
 
@@ -286,6 +324,13 @@ def test_policy_file_keeps_the_configuration(tmp_path: Path) -> None:
     loaded = policies.load_policy(tmp_path / "policy.pt")
     assert isinstance(loaded, policies.MLPPolicy)
     assert loaded.config == {"seed": 5}
+
+
+def test_policy_file_keeps_the_budget(tmp_path: Path) -> None:
+    policies.save_policy(make_budgeted(0.7), tmp_path / "policy.pt")
+    loaded = policies.load_policy(tmp_path / "policy.pt")
+    assert isinstance(loaded, policies.BudgetedPolicy)
+    assert (loaded.budget, loaded.config) == (0.7, {"seed": 0})
 
 
 def test_rule_has_nothing_to_save(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def list_certificates(
     n_resamples: int = 2000,
     max_thresholds: int = 100,
 ) -> pd.DataFrame:
-    """One row per router and target, for policies with a threshold.
+    """One row per router and target, for policies with a setting.
 
     ``setting``, ``p_value``, ``value`` achieved with ``low`` and ``high`` on ``n`` calibration
     problems, ``accuracy``, ``cost``; ``refused`` is None, or says why nothing was certified, and

@@ -51,13 +51,13 @@ def evaluate_resplits(
     n_splits: int = 100,
     max_thresholds: int = 100,
 ) -> pd.DataFrame:
-    """Miss rates of policies with a threshold, over re-splits of two lattices' problems.
+    """Miss rates of policies with a setting, over re-splits of two lattices' problems.
 
     One row per router, target and method: ``missed`` is the share of re-splits in which the target
     was missed on the other half (refusals count as not missed), with a 95% Wilson interval ``low``
     to ``high`` of these draws; ``refused`` the share in which no setting was chosen; ``accuracy``
     and ``cost_share`` the means on the other half where one was. All routers and methods share the
-    re-splits. Policies need thresholds: constants and the coin have none.
+    re-splits. Policies need settings: constants have none.
     """
     ends = [_join([evaluate_ends(half, lens)[i] for half in halves]) for i in (0, 1)]
     n_problems = ends[0].cost.shape[-1]

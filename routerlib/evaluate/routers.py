@@ -1,6 +1,7 @@
 """Routers on lattices: sweeping a policy's setting, and choosing it on calibration problems.
 
-A *setting* is what tunes a policy after training: a threshold, or the p of a coin. Invariants:
+A *setting* is what tunes a policy after training: a threshold, or what a ``SweptPolicy`` has in its
+place, as the p of a coin. Invariants: settings run from always large to always small;
 ``calibrate_router`` is given the calibration lattice only and returns settings, which
 ``evaluate_routers`` applies elsewhere without another look; always small and always large are
 billed under protocol ``before``, for nobody probes who never asks.
@@ -27,11 +28,9 @@ from routerlib.costs import Lens
 from routerlib.errors import CalibrationError
 from routerlib.features import check_protocol
 from routerlib.lattice import Lattice, Values, evaluate_probabilities, follow_thresholds
-from routerlib.policies import AlwaysLarge, AlwaysSmall, Policy, RandomPolicy
+from routerlib.policies import AlwaysLarge, AlwaysSmall, Policy, SweptPolicy
 
 Floats = NDArray[np.float64]
-
-COIN_SETTINGS = np.linspace(0.0, 1.0, 41)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,9 +48,10 @@ class CalibratedRouter:
 
 
 def compute_settings(policy: Policy, lattice: Lattice, maximum: int = 1000) -> Floats:
-    """Settings (T,) to try: a coin's p, nothing for a constant policy, else thresholds."""
-    if isinstance(policy, RandomPolicy):
-        return COIN_SETTINGS
+    """Settings (T,) to try: nothing for a constant policy, a swept policy's own, else at most
+    ``maximum`` thresholds."""
+    if isinstance(policy, SweptPolicy):
+        return policy.settings
     if isinstance(policy, AlwaysSmall | AlwaysLarge):
         return np.zeros(0)
     observations = lattice.observe(check_protocol(policy.protocol))
@@ -62,12 +62,11 @@ def compute_sweep(policy: Policy, lattice: Lattice, lens: Lens, settings: Floats
     """Values (T, P) of a policy at the settings (T,) on any two-model lattice."""
     protocol = check_protocol(policy.protocol)
     observations = lattice.observe(protocol)
-    if isinstance(policy, RandomPolicy):
+    if isinstance(policy, SweptPolicy):
+        tried = (policy.with_setting(float(setting)) for setting in settings)
         rows = [
-            evaluate_probabilities(
-                lattice, RandomPolicy(float(p)).probabilities(observations), lens, protocol
-            )
-            for p in settings
+            evaluate_probabilities(lattice, one.probabilities(observations), lens, protocol)
+            for one in tried
         ]
         usage = np.stack([row.usage for row in rows if row.usage is not None])
         accuracy, cost = (np.stack([getattr(r, k) for r in rows]) for k in ("accuracy", "cost"))

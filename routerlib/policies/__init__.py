@@ -16,11 +16,12 @@ from routerlib.policies.baselines import (
     ProblemLength,
     RandomPolicy,
 )
+from routerlib.policies.budgeted import BudgetedPolicy
 from routerlib.policies.files import load_policy, save_policy
 from routerlib.policies.mixture import ConfidenceMixturePolicy
 from routerlib.policies.network import EnsemblePolicy, MLPPolicy
 from routerlib.policies.process_reward import ProcessRewardPolicy
-from routerlib.policies.protocol import NEVER_LARGE, Policy, decide
+from routerlib.policies.protocol import NEVER_LARGE, Policy, SweptPolicy, decide
 from routerlib.policies.query_level import QueryLevelPolicy
 from routerlib.policies.ranking import RankedPolicy, rank_policy
 from routerlib.policies.trees import TreesPolicy
@@ -34,6 +35,7 @@ __all__ = [
     "AlwaysLarge",
     "AlwaysSmall",
     "BeliefPolicy",
+    "BudgetedPolicy",
     "ConfidenceMixturePolicy",
     "EnsemblePolicy",
     "FirstSteps",
@@ -49,6 +51,7 @@ __all__ = [
     "QueryLevelPolicy",
     "RandomPolicy",
     "RankedPolicy",
+    "SweptPolicy",
     "TreesPolicy",
     "decide",
     "load_policy",

@@ -8,7 +8,7 @@ number was not recorded (NaN) the score is 0: small, unless everything is large.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,6 +52,17 @@ class RandomPolicy:
 
     def probabilities(self, observations: Observations) -> Floats:
         return stack_probabilities(np.full(len(observations.values), self.p))
+
+    @property
+    def setting_name(self) -> str:
+        return "probability of large"
+
+    @property
+    def settings(self) -> Floats:
+        return np.linspace(0.0, 1.0, 41)[::-1]
+
+    def with_setting(self, setting: float) -> RandomPolicy:
+        return replace(self, p=setting)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from routerlib.features import Standardiser
+from routerlib.policies.budgeted import BudgetedPolicy
 from routerlib.policies.mixture import ConfidenceMixturePolicy
 from routerlib.policies.network import EnsemblePolicy, MLPPolicy, build_network
 from routerlib.policies.process_reward import ProcessRewardPolicy
@@ -32,9 +33,9 @@ _LOGISTIC: dict[str, type[QueryLevelPolicy] | type[ProcessRewardPolicy]] = {
 
 
 def save_policy(policy: Policy, path: Path) -> None:
-    """Write a learned policy: MLPPolicy, TreesPolicy, QueryLevelPolicy, ProcessRewardPolicy,
-    ConfidenceMixturePolicy, AggregatedRewardPolicy, BeliefPolicy, or an EnsemblePolicy or
-    RankedPolicy of such. TypeError for others."""
+    """Write a learned policy: MLPPolicy, BudgetedPolicy, TreesPolicy, QueryLevelPolicy,
+    ProcessRewardPolicy, ConfidenceMixturePolicy, AggregatedRewardPolicy, BeliefPolicy, or an
+    EnsemblePolicy or RankedPolicy of such. TypeError for others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"format": FORMAT, "policy": _pack(policy)}, path)
 
@@ -51,6 +52,8 @@ def load_policy(path: Path) -> Policy:
 
 
 def _pack(policy: Policy) -> dict[str, Any]:
+    if isinstance(policy, MLPPolicy | BudgetedPolicy):
+        return _pack_network(policy)
     if isinstance(policy, EnsemblePolicy):
         return {
             "kind": "ensemble",
@@ -85,19 +88,6 @@ def _pack(policy: Policy) -> dict[str, Any]:
 
 
 def _pack_single(policy: Policy) -> dict[str, Any]:
-    if isinstance(policy, MLPPolicy):
-        return {
-            "kind": "mlp",
-            "name": policy.name,
-            "protocol": policy.protocol,
-            "features": list(policy.standardiser.names),
-            "mean": torch.from_numpy(policy.standardiser.mean),
-            "scale": torch.from_numpy(policy.standardiser.scale),
-            "width": policy.width,
-            "activation": policy.activation,
-            "weights": dict(policy.network.state_dict()),
-            "config": dict(policy.config),
-        }
     if isinstance(policy, QueryLevelPolicy | ProcessRewardPolicy):
         return {
             "kind": "query_level" if isinstance(policy, QueryLevelPolicy) else "process_reward",
@@ -133,6 +123,24 @@ def _pack_single(policy: Policy) -> dict[str, Any]:
             "config": dict(policy.config),
         }
     raise TypeError(f"{policy.name}: a {type(policy).__name__} has nothing learnt to save")
+
+
+def _pack_network(policy: MLPPolicy | BudgetedPolicy) -> dict[str, Any]:
+    packed = {
+        "kind": "mlp",
+        "name": policy.name,
+        "protocol": policy.protocol,
+        "features": list(policy.standardiser.names),
+        "mean": torch.from_numpy(policy.standardiser.mean),
+        "scale": torch.from_numpy(policy.standardiser.scale),
+        "width": policy.width,
+        "activation": policy.activation,
+        "weights": dict(policy.network.state_dict()),
+        "config": dict(policy.config),
+    }
+    if isinstance(policy, BudgetedPolicy):
+        packed |= {"kind": "budgeted", "budget": policy.budget}
+    return packed
 
 
 def _unpack(packed: dict[str, Any]) -> Policy:
@@ -175,20 +183,22 @@ def _unpack_single(packed: dict[str, Any]) -> Policy:
             packed["protocol"],
             packed["config"],
         )
+    return _unpack_network(packed, standardiser)
+
+
+def _unpack_network(
+    packed: dict[str, Any], standardiser: Standardiser
+) -> MLPPolicy | BudgetedPolicy:
+    n_inputs = packed["weights"]["0.weight"].shape[1]
     n_models = packed["weights"]["4.bias"].shape[0]
-    network = build_network(
-        len(packed["features"]), n_models, packed["width"], packed["activation"], torch.Generator()
-    )
+    width, activation = packed["width"], packed["activation"]
+    network = build_network(n_inputs, n_models, width, activation, torch.Generator())
     network.load_state_dict(packed["weights"])
-    return MLPPolicy(
-        packed["name"],
-        packed["protocol"],
-        standardiser,
-        network,
-        packed["width"],
-        packed["activation"],
-        packed["config"],
-    )
+    name, protocol, config = packed["name"], packed["protocol"], packed["config"]
+    if packed["kind"] == "mlp":
+        return MLPPolicy(name, protocol, standardiser, network, width, activation, config)
+    budget = packed["budget"]
+    return BudgetedPolicy(name, protocol, standardiser, network, width, activation, config, budget)
 
 
 def _unpack_trim(packed: dict[str, Any]) -> AggregatedRewardPolicy | BeliefPolicy:

@@ -8,7 +8,7 @@ thresholds of all policies comparable: 0 is always large, ``NEVER_LARGE`` always
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,29 @@ class Policy(Protocol):
 
     def probabilities(self, observations: Observations) -> Floats:
         """Probability of each model at n nodes: (n, K), rows sum to 1."""
+        ...
+
+
+@runtime_checkable
+class SweptPolicy(Policy, Protocol):
+    """A policy with a *setting* of its own, which is swept and calibrated in place of a threshold.
+
+    Its probabilities are what it does, so they are drawn from and never cut: a lattice evaluates
+    that exactly.
+    """
+
+    @property
+    def setting_name(self) -> str:
+        """What the setting is, for a reader."""
+        ...
+
+    @property
+    def settings(self) -> Floats:
+        """Settings worth trying (T,), from always large to always small as thresholds run."""
+        ...
+
+    def with_setting(self, setting: float) -> Policy:
+        """The same policy at another setting."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from routerlib.train.budgeted import BudgetedConfig, train_budgeted, train_constrained
 from routerlib.train.cache import PolicyCache
 from routerlib.train.cpo import CPOConfig, train_cpo, train_cpo_on_rollouts
 from routerlib.train.ensemble import rank_ensemble
@@ -17,6 +18,7 @@ from routerlib.train.trim_pomdp import TrimPOMDPConfig, train_trim_pomdp
 from routerlib.train.untrained import make_untrained
 
 __all__ = [
+    "BudgetedConfig",
     "CPOConfig",
     "ExactConfig",
     "FittedConfig",
@@ -28,7 +30,9 @@ __all__ = [
     "TrimPOMDPConfig",
     "make_untrained",
     "rank_ensemble",
+    "train_budgeted",
     "train_confidence_mixture",
+    "train_constrained",
     "train_cpo",
     "train_cpo_on_rollouts",
     "train_ensemble",

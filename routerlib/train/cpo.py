@@ -24,10 +24,11 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from routerlib.costs import Lens
 from routerlib.features import DecisionProtocol, Standardiser
-from routerlib.lattice import Lattice, evaluate_probabilities
-from routerlib.policies.network import ACTIVATIONS, Activation, MLPPolicy, build_network
+from routerlib.lattice import Lattice
+from routerlib.policies.network import Activation, MLPPolicy, build_network
+from routerlib.train.checks import check_activation, check_features, check_fields
 from routerlib.train.rollouts import Rollouts, sample_rollouts
-from routerlib.train.tree import build_tree, move_to_allowed
+from routerlib.train.tree import build_tree, evaluate_constants, move_to_allowed
 from routerlib.train.trust_region import compute_step, search_line
 from routerlib.train.vtrace import compute_vtrace
 
@@ -70,29 +71,17 @@ class CPOConfig:
     features: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in (
-            *("width", "n_iterations", "rollouts_per_problem", "critic_steps"),
-            "conjugate_steps",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a whole number >= 1")
-        for name in ("kl_limit", "set_width", "critic_learning_rate", "rho_bar", "c_bar"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a number > 0")
-        for name in ("kappa_rate", "damping"):
-            if not getattr(self, name) >= 0.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a number >= 0")
-        for name in ("exploration", "budget_share"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a share in [0, 1]")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout is {self.dropout}; give a share in [0, 1)")
+        check_fields(self, "a whole number >= 1", "width", "n_iterations", "rollouts_per_problem")
+        check_fields(self, "a whole number >= 1", "critic_steps", "conjugate_steps")
+        check_fields(self, "a number > 0", "kl_limit", "set_width", "critic_learning_rate")
+        check_fields(self, "a number > 0", "rho_bar", "c_bar")
+        check_fields(self, "a number >= 0", "kappa_rate", "damping")
+        check_fields(self, "a share in [0, 1]", "exploration", "budget_share")
+        check_fields(self, "a share in [0, 1)", "dropout")
         if self.c_bar > self.rho_bar:
             raise ValueError(f"c_bar is {self.c_bar}; give at most rho_bar, {self.rho_bar}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation is {self.activation!r}; one of {sorted(ACTIVATIONS)}")
-        if self.features is not None and not self.features:
-            raise ValueError("features is empty; name some, or give None for all that are shown")
+        check_activation(self.activation)
+        check_features(self.features)
 
 
 def compute_log_decisions(logits: torch.Tensor, kappa: float, set_width: float) -> torch.Tensor:
@@ -159,11 +148,7 @@ def compute_end_costs(lattice: Lattice, lens: Lens) -> tuple[float, float]:
             f"a threshold decides between two models and this lattice has {lattice.n_models}: "
             "build it with a pair"
         )
-    always = np.eye(2)
-    small, large = (
-        evaluate_probabilities(lattice, np.tile(one, (lattice.n_nodes, 1)), lens, "before")
-        for one in always
-    )
+    small, large = evaluate_constants(lattice, lens)
     return float(small.cost.mean()), float(large.cost.mean())
 
 

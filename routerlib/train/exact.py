@@ -6,28 +6,22 @@ accuracy and expected cost of every problem are differentiable. The objective is
 small and always large are worth the same, so that only the *order* of the decisions pays. One
 policy is trained and then thresholded; a policy per cost weight is bang-bang and worse.
 
-Invariants: early stopping looks at an inner part of the training problems and nothing else; all
-randomness comes from a generator made from ``seed``; float64 throughout.
+Invariants: those of ``train.ascent``; all randomness comes from a generator made from ``seed``.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from routerlib.costs import Lens
 from routerlib.features import DecisionProtocol, Standardiser
 from routerlib.lattice import Lattice
-from routerlib.policies.network import (
-    ACTIVATIONS,
-    Activation,
-    MLPPolicy,
-    build_network,
-)
+from routerlib.policies.network import MLPPolicy, build_network
 from routerlib.policies.ranking import RankedPolicy
+from routerlib.train.ascent import AscentConfig, climb, split_problems
+from routerlib.train.checks import check_fields
 from routerlib.train.ensemble import rank_ensemble
 from routerlib.train.tree import (
     Tree,
@@ -37,65 +31,19 @@ from routerlib.train.tree import (
     compute_softmax,
 )
 
-Indices = NDArray[np.int64]
-
 
 @dataclass(frozen=True, slots=True)
-class ExactConfig:
-    """One training run.
+class ExactConfig(AscentConfig):
+    """One training run: how the network climbs (``AscentConfig``), and towards what.
 
-    ``width`` units in each hidden layer; ``activation`` tanh or silu; ``learning_rate`` of Adam,
-    ``n_steps`` full-batch steps at most; ``weight_decay`` the L2 penalty on the weights (AdamW);
-    ``entropy_bonus`` accuracy paid per nat of mean entropy of the decisions met;
-    ``validation_share`` of the training problems is kept apart for early stopping, which looks
-    every ``check_every`` steps and gives up after ``patience`` looks without a better objective (0
-    keeps none apart and runs all steps); ``exchange_rate_factor`` multiplies the chord's lambda;
-    ``dropout`` is the share of inputs hidden at each step; ``features`` names the inputs (None: all
-    of the default set that the protocol shows and that are recorded of any problem to fit).
+    ``exchange_rate_factor`` multiplies the chord's lambda.
     """
 
-    width: int = 64
-    activation: Activation = "tanh"
-    learning_rate: float = 0.003
-    n_steps: int = 200
-    weight_decay: float = 1.0
-    entropy_bonus: float = 0.01
-    validation_share: float = 0.2
-    check_every: int = 5
-    patience: int = 8
     exchange_rate_factor: float = 1.0
-    dropout: float = 0.3
-    features: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("width", "n_steps", "check_every", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a whole number >= 1")
-        for name in ("learning_rate", "exchange_rate_factor"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a number > 0")
-        for name in ("weight_decay", "entropy_bonus"):
-            if not getattr(self, name) >= 0.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a number >= 0")
-        for name in ("validation_share", "dropout"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a share in [0, 1)")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation is {self.activation!r}; one of {sorted(ACTIVATIONS)}")
-        if self.features is not None and not self.features:
-            raise ValueError("features is empty; name some, or give None for all that are shown")
-
-
-def _split(n_problems: int, share: float, generator: torch.Generator) -> tuple[Indices, Indices]:
-    """Cut the problems into those to fit and those for early stopping, each in ascending order."""
-    n_held = round(share * n_problems)
-    if share > 0.0 and not 1 <= n_held < n_problems:
-        raise ValueError(
-            f"{n_problems} training problems are too few to keep {share:.0%} of them apart; train "
-            "on more or set validation_share to 0"
-        )
-    order = torch.randperm(n_problems, generator=generator).numpy()
-    return np.sort(order[n_held:]), np.sort(order[:n_held])
+        AscentConfig.__post_init__(self)  # slots replace the class, which super() misses
+        check_fields(self, "a number > 0", "exchange_rate_factor")
 
 
 def train_exact(
@@ -116,7 +64,8 @@ def train_exact(
     exchange_rate = compute_exchange_rate(build_tree(lattice, lens, protocol))
     rate = exchange_rate * config.exchange_rate_factor
     parts = [
-        lattice.select(i) for i in _split(lattice.n_problems, config.validation_share, generator)
+        lattice.select(i)
+        for i in split_problems(lattice.n_problems, config.validation_share, generator)
     ]
     fit, held = (build_tree(part, lens, protocol) for part in parts)
     standardiser = Standardiser.fit(parts[0].observe(protocol).take_inputs(config.features))
@@ -127,37 +76,20 @@ def train_exact(
     network = build_network(
         len(names), lattice.n_models, config.width, config.activation, generator
     )
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
 
     def compute_objective(tree: Tree, inputs: torch.Tensor, bonus: float) -> torch.Tensor:
         decisions = compute_softmax(tree, network(inputs))
         accuracy, cost, entropy = (x.mean() for x in compute_expectations(tree, decisions))
         return accuracy - rate * cost + bonus * entropy
 
-    best, best_weights, waited = -np.inf, network.state_dict(), 0
-    for step in range(1, config.n_steps + 1):
-        inputs = fit_inputs
-        if config.dropout > 0.0:
-            inputs = inputs * (torch.rand(len(names), generator=generator) >= config.dropout)
-        optimiser.zero_grad()
-        loss = -compute_objective(fit, inputs, config.entropy_bonus)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        if held.n_problems == 0 or step % config.check_every != 0:
-            continue
-        with torch.no_grad():
-            value = float(compute_objective(held, held_inputs, 0.0))
-        waited += 1
-        if value > best:
-            best, waited = value, 0
-            best_weights = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-        if waited >= config.patience:
-            break
-    if np.isfinite(best):
-        network.load_state_dict(best_weights)
-    network.requires_grad_(False)
+    climb(
+        network,
+        config,
+        generator,
+        lambda shown: compute_objective(fit, fit_inputs * shown, config.entropy_bonus),
+        lambda: float(compute_objective(held, held_inputs, 0.0)),
+        n_features=len(names),
+    )
     stored = asdict(config) | {"seed": seed, "lens": lens.name, "exchange_rate": exchange_rate}
     return MLPPolicy(name, protocol, standardiser, network, config.width, config.activation, stored)
 

@@ -25,6 +25,7 @@ from routerlib.features import DecisionProtocol, Observations
 from routerlib.lattice import Lattice
 from routerlib.policies.network import EnsemblePolicy
 from routerlib.policies.protocol import Policy
+from routerlib.train.checks import check_features, check_fields
 from routerlib.train.regression import (
     Regression,
     TreesRegression,
@@ -63,15 +64,10 @@ class FittedConfig:
     features: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.n_rounds < 1:
-            raise ValueError(f"n_rounds is {self.n_rounds}; give a whole number >= 1")
-        if self.n_folds < 2:
-            raise ValueError(f"n_folds is {self.n_folds}; give a whole number >= 2")
-        for name in ("temperature", "exchange_rate_factor"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a number > 0")
-        if self.features is not None and not self.features:
-            raise ValueError("features is empty; name some, or give None for all that are shown")
+        check_fields(self, "a whole number >= 1", "n_rounds")
+        check_fields(self, "a whole number >= 2", "n_folds")
+        check_fields(self, "a number > 0", "temperature", "exchange_rate_factor")
+        check_features(self.features)
 
 
 def compute_advantage(tree: Tree, decisions: torch.Tensor, rate: float) -> tuple[Floats, Floats]:

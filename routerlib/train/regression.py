@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from routerlib.features import Observations, Standardiser
-from routerlib.policies.network import ACTIVATIONS, Activation, MLPPolicy, build_network
+from routerlib.policies.network import Activation, MLPPolicy, build_network
 from routerlib.policies.protocol import Policy
 from routerlib.policies.ranking import compute_log_odds
 from routerlib.policies.trees import Trees, TreesPolicy
+from routerlib.train.checks import check_activation, check_fields
 
 Floats = NDArray[np.float64]
 
@@ -41,17 +42,11 @@ class MLPRegression:
     dropout: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("width", "n_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a whole number >= 1")
-        if not self.learning_rate > 0.0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; give a number > 0")
-        if not self.weight_decay >= 0.0:
-            raise ValueError(f"weight_decay is {self.weight_decay}; give a number >= 0")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout is {self.dropout}; give a share in [0, 1)")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation is {self.activation!r}; one of {sorted(ACTIVATIONS)}")
+        check_fields(self, "a whole number >= 1", "width", "n_steps", "batch_size")
+        check_fields(self, "a number > 0", "learning_rate")
+        check_fields(self, "a number >= 0", "weight_decay")
+        check_fields(self, "a share in [0, 1)", "dropout")
+        check_activation(self.activation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +66,11 @@ class TreesRegression:
     max_features: float = 0.5
 
     def __post_init__(self) -> None:
-        for name, least in (("n_trees", 1), ("max_leaf_nodes", 2), ("min_samples_leaf", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a number >= {least}")
-        if not self.learning_rate > 0.0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; give a number > 0")
-        if not self.l2 >= 0.0:
-            raise ValueError(f"l2 is {self.l2}; give a number >= 0")
-        if not 0.0 < self.max_features <= 1.0:
-            raise ValueError(f"max_features is {self.max_features}; give a share in (0, 1]")
+        check_fields(self, "a whole number >= 1", "n_trees", "min_samples_leaf")
+        check_fields(self, "a whole number >= 2", "max_leaf_nodes")
+        check_fields(self, "a number > 0", "learning_rate")
+        check_fields(self, "a number >= 0", "l2")
+        check_fields(self, "a share in (0, 1]", "max_features")
 
 
 Regression = MLPRegression | TreesRegression

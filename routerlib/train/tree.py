@@ -14,7 +14,7 @@ import torch
 
 from routerlib.costs import Lens
 from routerlib.features import DecisionProtocol
-from routerlib.lattice import Lattice, compute_edge_costs
+from routerlib.lattice import Lattice, Values, compute_edge_costs, evaluate_probabilities
 from routerlib.lattice.replay import check_complete
 
 
@@ -115,6 +115,17 @@ def move_to_allowed(probabilities: torch.Tensor, allowed: torch.Tensor) -> torch
     kept = probabilities * allowed
     stay = torch.nn.functional.one_hot(allowed.int().argmax(dim=1), allowed.shape[1])
     return kept + stay * (1.0 - kept.sum(dim=1, keepdim=True))
+
+
+def evaluate_constants(lattice: Lattice, lens: Lens) -> tuple[Values, Values]:
+    """Values (P,) of always the cheapest and always the dearest model, under protocol ``before``:
+    nobody probes who never asks."""
+    always = np.eye(lattice.n_models)
+    cheapest, dearest = (
+        evaluate_probabilities(lattice, np.tile(one, (lattice.n_nodes, 1)), lens, "before")
+        for one in (always[0], always[-1])
+    )
+    return cheapest, dearest
 
 
 def compute_exchange_rate(tree: Tree) -> float:
