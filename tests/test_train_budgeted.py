@@ -158,7 +158,8 @@ def test_budgets_are_met_at_the_best_mixtures_accuracy(
     shares = (values.cost.mean(axis=1) - 30.0) / GAP
     assert (shares <= np.array([0.1, 0.5]) + 0.01).all()
     np.testing.assert_allclose(values.accuracy.mean(axis=1), [0.7, 1.0], atol=0.03)
-    np.testing.assert_allclose(policy.config["multipliers"], [3.0, 0.0], atol=0.3)
+    multipliers = np.array(policy.config["multipliers"])
+    np.testing.assert_allclose(multipliers, [3.0, 0.0], atol=0.3)
 
 
 def test_one_budget_alone(first_step_lattice: Lattice, toy_lens: Lens) -> None:
