@@ -20,10 +20,17 @@ from routerlib.policies import (
     save_policy,
 )
 from routerlib.policies.network import build_network
-from routerlib.policies.trim import REWARD, add_reward, get_path_score
+from routerlib.policies.trim import REWARD, add_reward, count_large, get_path_score
 
-NAMES = ("depth", "min_mean_logprob", "draft_mean_logprob")
-VALUES = np.array([[0.0, 0.0, -0.2], [1.0, -0.5, -1.0], [1.0, -0.1, -1.0], [7.0, np.nan, 0.0]])
+NAMES = ("depth", "share_large", "min_mean_logprob", "draft_mean_logprob")
+VALUES = np.array(
+    [
+        [0.0, 0.0, 0.0, -0.2],
+        [1.0, 0.0, -0.5, -1.0],
+        [1.0, 1.0, -0.1, -1.0],
+        [7.0, 3 / 7, np.nan, 0.0],
+    ]
+)
 SEEN = Observations(NAMES, VALUES, "draft")
 
 
@@ -35,7 +42,7 @@ def make_reward() -> ProcessRewardPolicy:
 
 def make_belief() -> BeliefPolicy:
     """Depths 0 and 1, two bins of the path at -0.3, three of the reward at -1 and 1."""
-    advantage = np.arange(12.0).reshape(2, 2, 3) / 10.0
+    advantage = np.arange(24.0).reshape(2, 2, 2, 3) / 10.0
     edges = np.array([-0.3]), np.array([-1.0, 1.0])
     return BeliefPolicy(make_reward(), *edges, advantage, temperature=0.5, config={"seed": 1})
 
@@ -61,18 +68,24 @@ def test_a_path_without_log_probabilities_scores_nothing() -> None:
     np.testing.assert_array_equal(get_path_score(SEEN.take(("depth",))), np.zeros(4))
 
 
-def test_the_advantage_is_looked_up_by_depth_path_and_reward() -> None:
-    # depth 0, path bin 1, reward bin 2: 5; depth 1, bins 0, 0: 6; 1, 0: 9; below D as at D: 1, 2
+def test_the_steps_by_the_large_model_are_counted() -> None:
+    np.testing.assert_array_equal(count_large(SEEN), [0, 0, 1, 3])
+    np.testing.assert_array_equal(count_large(SEEN.take(("depth",))), np.zeros(4))
+
+
+def test_the_advantage_is_looked_up() -> None:
+    # By depth, large steps, path bin, reward bin: 0, 0, 1, 2 is 5; 1, 0, 0, 0 is 12; 1, 1, 1, 0 is
+    # 21; and below D as at D: 1, 1, 1, 2 is 23.
     large = make_belief().probabilities(SEEN)
-    expected = 1.0 / (1.0 + np.exp(-np.array([0.5, 0.6, 0.9, 1.1]) / 0.5))
+    expected = 1.0 / (1.0 + np.exp(-np.array([0.5, 1.2, 2.1, 2.3]) / 0.5))
     np.testing.assert_allclose(large[:, 1], expected)
     np.testing.assert_allclose(large.sum(axis=1), 1.0)
 
 
 def test_a_table_of_another_size_is_refused() -> None:
     policy = make_belief()
-    with pytest.raises(ValueError, match=r"shape \(2, 2, 2\); the edges ask for \(D \+ 1, 2, 3\)"):
-        replace(policy, advantage=policy.advantage[:, :, :2])
+    with pytest.raises(ValueError, match=r"shape \(2, 2, 2, 2\); the edges ask for .*, 2, 3\)"):
+        replace(policy, advantage=policy.advantage[..., :2])
 
 
 def test_the_network_sees_the_reward_and_the_path() -> None:
@@ -86,7 +99,7 @@ def test_the_network_sees_the_reward_and_the_path() -> None:
 @pytest.mark.parametrize("make", [make_belief, make_aggregated])
 def test_they_need_the_draft(make: type[BeliefPolicy]) -> None:
     with pytest.raises(HiddenFieldError, match="hides field 'draft_mean_logprob'"):
-        make().probabilities(Observations(NAMES[:2], VALUES[:, :2], "probe"))
+        make().probabilities(Observations(NAMES[:3], VALUES[:, :3], "probe"))
 
 
 @pytest.mark.parametrize("make", [make_belief, make_aggregated])

@@ -45,7 +45,7 @@ def draw_process(seed: int, n_depths: int = 3, n_observations: int = 4) -> Hidde
     ending = rng.dirichlet(np.ones(4), size=(n_depths, 2, 3))  # three states, or the end
     ending[-1, :, :, :3] = 0.0
     return HiddenProcess(
-        rng.dirichlet(np.ones(3), size=n_depths),
+        rng.dirichlet(np.ones(3), size=(n_depths, n_depths)),
         ending[..., :3],
         rng.normal(size=(n_depths, 2, 3)),
         rng.dirichlet(np.ones(n_observations), size=(n_depths, 3)),
@@ -81,8 +81,13 @@ def test_frequencies_by_hand() -> None:
     states = label_states(lattice)
     observed = np.array([{"root": 1, "A": 1}.get(state, 0) for state in lattice.node_state])
     price = np.tile([0.0, 0.25], (lattice.n_nodes, 1))
-    process = count_process(lattice, states, observed, n_observations=2, price=price, smoothing=1.0)
-    np.testing.assert_array_equal(process.prior, [[0, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0.5, 0]])
+    n_large = np.array([{"B": 1, "AC": 1, "BC": 1}.get(state, 0) for state in lattice.node_state])
+    process = count_process(
+        lattice, states, observed, n_large, n_observations=2, price=price, smoothing=1.0
+    )
+    root, either = [0, 0.5, 0.5], [0.5, 0.5, 0]
+    after_one = [[0, 1, 0], [1, 0, 0], either]  # A, B, and nobody after two steps by large
+    np.testing.assert_array_equal(process.prior, [[root] * 3, after_one, [either] * 3])
     expected = np.zeros((3, 2, 3, 3))
     expected[0, 0, SAVABLE, SAVABLE] = 1.0  # root, small: A
     expected[0, 1, SAVABLE, RIGHT] = 1.0  # root, large: B
@@ -134,7 +139,7 @@ def test_values_are_those_of_every_future(seed: int) -> None:
 def test_information_is_worth_something() -> None:
     """Two depths; at the second the observation tells the state, which decides who is right:
     a value of 1 - price when it is told, and 1/2 at best when it is not."""
-    prior = np.array([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]])
+    prior = np.tile([0.5, 0.5, 0.0], (2, 2, 1))
     transition = np.zeros((2, 2, 3, 3))
     transition[0] = np.eye(3)
     gain = np.zeros((2, 2, 3))
@@ -143,7 +148,7 @@ def test_information_is_worth_something() -> None:
     for likelihood, value in ((told, 1.0), (np.full((3, 2), 0.5), 0.5)):
         process = HiddenProcess(prior, transition, gain, np.stack((likelihood, likelihood)))
         alphas = solve_process(process, list_beliefs(3, 10))[0]
-        assert (alphas @ prior[0]).max() == pytest.approx(value)
+        assert (alphas @ prior[0, 0]).max() == pytest.approx(value)
 
 
 def test_it_finds_who_needs_the_large_model(first_step_lattice: Lattice, toy_lens: Lens) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from routerlib.features import Observations
 from routerlib.policies.network import MLPPolicy
@@ -42,6 +43,14 @@ def get_path_score(observations: Observations) -> Floats:
     if PATH_SCORE not in observations.names:
         return np.zeros(len(observations))
     return np.nan_to_num(observations.column(PATH_SCORE))
+
+
+def count_large(observations: Observations) -> NDArray[np.int64]:
+    """Steps so far (n,) that the large model wrote; 0 where nobody's share is known."""
+    if "share_large" not in observations.names:
+        return np.zeros(len(observations), dtype=np.int64)
+    steps = observations.column("share_large") * observations.column("depth")
+    return np.rint(steps).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +84,12 @@ class AggregatedRewardPolicy:
 class BeliefPolicy:
     """TRIM-POMDP: the advantage of the large model at what is believed of the path.
 
-    What is observed is a depth, one of C bins of the path's score and one of B bins of the draft's
-    reward (log-odds), cut at ``path_edges`` (C - 1,) and ``reward_edges`` (B - 1,). The belief is a
-    function of that, and so is ``advantage`` (D + 1, C, B) of large over small, in accuracy; a
-    node below depth D counts as one at D. The probability of large is
-    sigma(advantage / ``temperature``). ValueError when the sizes do not fit.
+    What is known of a node is its depth, how many of the steps before it the large model wrote, one
+    of C bins of the path's score and one of B bins of the draft's reward (log-odds), cut at
+    ``path_edges`` (C - 1,) and ``reward_edges`` (B - 1,). The belief is a function of that, and so
+    is ``advantage`` (D + 1, D + 1, C, B) of large over small, in accuracy; a node below depth D
+    counts as one at D. The probability of large is sigma(advantage / ``temperature``). ValueError
+    when the sizes do not fit.
     """
 
     reward: ProcessRewardPolicy
@@ -93,16 +103,18 @@ class BeliefPolicy:
 
     def __post_init__(self) -> None:
         expected = (len(self.path_edges) + 1, len(self.reward_edges) + 1)
-        if self.advantage.ndim != 3 or self.advantage.shape[1:] != expected:
+        n_depths = len(self.advantage)
+        if self.advantage.shape != (n_depths, n_depths, *expected):
             raise ValueError(
                 f"{self.name}: advantage has shape {self.advantage.shape}; the edges ask for "
-                f"(D + 1, {expected[0]}, {expected[1]})"
+                f"(D + 1, D + 1, {expected[0]}, {expected[1]})"
             )
 
     def probabilities(self, observations: Observations) -> Floats:
-        depth = observations.column("depth").astype(np.int64)
+        last = len(self.advantage) - 1
         found = self.advantage[
-            np.minimum(depth, len(self.advantage) - 1),
+            np.minimum(observations.column("depth").astype(np.int64), last),
+            np.minimum(count_large(observations), last),
             np.digitize(get_path_score(observations), self.path_edges),
             np.digitize(compute_reward(self.reward, observations), self.reward_edges),
         ]

@@ -5,9 +5,11 @@ or wrong in the draft alone, so that the large model can still save it; the rewa
 reward model are noisy observations of that; the decision is the best one at the belief, by an
 offline solver. Changed to fit: the states are exact (where each model alone would come to from
 here), transitions and observations are frequencies in the training lattices at each depth, the
-observation is discrete, cost is all-in under a lens at the chord's exchange rate, the belief starts
-from the frequency of the states (theirs from equal shares), and a few lines of point-based value
-iteration (Pineau et al. 2003) stand for the solver.
+observation is discrete, cost is all-in under a lens at the chord's exchange rate, and a few lines
+of point-based value iteration (Pineau et al. 2003) stand for the solver. It plans with beliefs that
+remember every observation; a policy sees one node, so its own belief starts from the frequency of
+the states after as many steps by the large model (theirs from equal shares) and takes in the
+observation of that node alone.
 
 Invariants: nothing is random; on the training problems a coin decides, so at each depth every node
 counts the same.
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from routerlib.costs import Lens
 from routerlib.lattice import Lattice, compute_edge_costs, compute_process_labels
 from routerlib.policies.process_reward import ProcessRewardPolicy
-from routerlib.policies.trim import BeliefPolicy, compute_reward, get_path_score
+from routerlib.policies.trim import BeliefPolicy, compute_reward, count_large, get_path_score
 from routerlib.train.process_reward import train_process_reward
 from routerlib.train.tree import build_tree, compute_exchange_rate
 
@@ -65,7 +67,7 @@ class TrimPOMDPConfig:
 class HiddenProcess:
     """What decisions do to S hidden states, and what is seen of them, at depths 0..D.
 
-    - ``prior`` (D + 1, S): share of each state;
+    - ``prior`` (D + 1, D + 1, S): share of each state, by depth and steps by the large model;
     - ``transition`` (D + 1, K, S, S): probability that the solution goes on and in which state;
     - ``gain`` (D + 1, K, S): probability of ending right at once, minus the price of the action;
     - ``likelihood`` (D + 1, S, O): probability of each observation.
@@ -88,23 +90,25 @@ def count_process(
     lattice: Lattice,
     states: Indices,
     observed: Indices,
+    n_large: Indices,
     *,
     n_observations: int,
     price: Floats,
     smoothing: float,
 ) -> HiddenProcess:
-    """Frequencies in a complete lattice, given each node's state and observation (N,).
+    """Frequencies in a complete lattice, given each node's state, observation and how many steps
+    before it the large model wrote (N,).
 
     ``price`` (N, K) of each action is in accuracy. What follows a state that no node of a depth is
-    in counts as nothing.
+    in counts as nothing; the prior after a number of steps that no node has is that of the depth.
     """
     n_depths, n_models = lattice.depth + 1, lattice.n_models
-    prior = np.zeros((n_depths, N_STATES))
+    prior = np.zeros((n_depths, n_depths, N_STATES))
     transition = np.zeros((n_depths, n_models, N_STATES, N_STATES))
     gain = np.zeros((n_depths, n_models, N_STATES))
     likelihood = np.full((n_depths, N_STATES, n_observations), smoothing)
     depth = lattice.node_depth
-    np.add.at(prior, (depth, states), 1.0)
+    np.add.at(prior, (depth, n_large, states), 1.0)
     np.add.at(likelihood, (depth, states, observed), 1.0)
     for action in range(n_models):
         child = lattice.next_node[:, action]
@@ -113,9 +117,11 @@ def count_process(
         np.add.at(transition[:, action], index, 1.0)
         ends_right = np.nan_to_num(lattice.outcome[:, action])
         np.add.at(gain[:, action], (depth, states), ends_right - price[:, action])
-    n_nodes = np.maximum(prior, 1.0)[:, None, :]
+    of_depth = prior.sum(axis=1, keepdims=True)
+    prior = np.where(prior.sum(axis=2, keepdims=True) > 0.0, prior, of_depth)
+    n_nodes = np.maximum(of_depth, 1.0)
     return HiddenProcess(
-        prior / prior.sum(axis=1, keepdims=True),
+        prior / prior.sum(axis=2, keepdims=True),
         transition / n_nodes[..., None],
         gain / n_nodes,
         likelihood / likelihood.sum(axis=2, keepdims=True),
@@ -203,18 +209,20 @@ def train_trim_pomdp(
         lattice,
         label_states(lattice),
         observed,
+        count_large(seen),
         n_observations=int(np.prod(sizes)),
         price=price,
         smoothing=config.smoothing,
     )
     solved = solve_process(process, list_beliefs(N_STATES, config.grid_steps))
-    advantage = np.zeros((lattice.depth + 1, *sizes))
-    for depth in range(lattice.depth + 1):
-        beliefs = compute_beliefs(process.prior[depth], process.likelihood[depth])
+    n_depths = lattice.depth + 1
+    advantage = np.zeros((n_depths, n_depths, *sizes))
+    for depth, n_large in np.ndindex(n_depths, n_depths):
+        beliefs = compute_beliefs(process.prior[depth, n_large], process.likelihood[depth])
         alphas = solved[depth + 1] if depth < lattice.depth else np.zeros((1, N_STATES))
         vectors = look_ahead(process, depth, alphas, beliefs)
         values = (vectors * beliefs[:, None, :]).sum(axis=2)
-        advantage[depth] = (values[:, 1] - values[:, 0]).reshape(sizes)
+        advantage[depth, n_large] = (values[:, 1] - values[:, 0]).reshape(sizes)
     stored = asdict(config) | {"lens": lens.name, "exchange_rate": rate}
     return BeliefPolicy(
         reward, path_edges, reward_edges, advantage, config.temperature, name, config=stored
