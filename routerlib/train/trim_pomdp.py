@@ -9,7 +9,8 @@ observation is discrete, cost is all-in under a lens at the chord's exchange rat
 of point-based value iteration (Pineau et al. 2003) stand for the solver. It plans with beliefs that
 remember every observation; a policy sees one node, so its own belief starts from the frequency of
 the states after as many steps by the large model (theirs from equal shares) and takes in the
-observation of that node alone.
+observation of that node alone. What the model gets wrong on recorded problems: the rewards along a
+path resemble each other more than the hidden state explains, so that beliefs are too sure.
 
 Invariants: nothing is random; on the training problems a coin decides, so at each depth every node
 counts the same.
