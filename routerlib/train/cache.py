@@ -8,12 +8,16 @@ of them trains anew; deleting the folder trains everything anew.
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from routerlib.costs import Lens
 from routerlib.features import DecisionProtocol
@@ -38,6 +42,7 @@ class PolicyCache:
         self.folder = folder
         self._environment = _hash_environment()
         self._hashes: dict[int, tuple[object, str]] = {}
+        self._pool: ProcessPoolExecutor | None = None
 
     def train(
         self, trainer: Callable[..., Policy], data: object, *args: object, **options: object
@@ -45,7 +50,7 @@ class PolicyCache:
         """Return ``trainer(data, *args, **options)``; ``data`` (a lattice, rollouts) and arguments
         are numbers, strings, arrays, dataclasses or collections of such. TypeError for others, for
         they cannot be compared."""
-        path = self.folder / f"{self.compute_key(trainer, data, *args, **options)}.pt"
+        path = self._get_path(trainer, data, *args, **options)
         if path.exists():
             return load_policy(path)
         policy = trainer(data, *args, **options)
@@ -65,10 +70,22 @@ class PolicyCache:
         seeds: Sequence[int],
         name: str,
     ) -> tuple[RankedPolicy, tuple[Policy, ...]]:
-        """Train once with each seed. Returns the ranked mean of all, and each one alone."""
-        members = tuple(
-            self.train(trainer, lattice, config, lens, protocol, seed) for seed in seeds
-        )
+        """Train once with each seed. Returns the ranked mean of all, and each one alone.
+
+        What is not there yet is trained in processes of their own, one for each processor, with
+        as many torch threads as here, so that the policies are the same as trained one by one.
+        """
+        args = trainer, lattice, config, lens, protocol
+        missing = [seed for seed in seeds if not self._get_path(*args, seed).exists()]
+        if len(missing) > 1:
+            n_threads = torch.get_num_threads()
+            started = [
+                self._get_pool().submit(_train_into, self.folder, n_threads, *args, seed)
+                for seed in missing
+            ]
+            for training in started:
+                training.result()
+        members = tuple(self.train(*args, seed) for seed in seeds)
         return rank_ensemble(name, members, lattice, lens, protocol), members
 
     def compute_key(
@@ -82,6 +99,18 @@ class PolicyCache:
             digest.update(part + b"\0")
         return digest.hexdigest()[:32]
 
+    def _get_path(
+        self, trainer: Callable[..., Policy], data: object, *args: object, **options: object
+    ) -> Path:
+        return self.folder / f"{self.compute_key(trainer, data, *args, **options)}.pt"
+
+    def _get_pool(self) -> ProcessPoolExecutor:
+        """The processes, started when they are first wanted; they end with this one."""
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")  # a fork of torch's threads may hang
+            self._pool = ProcessPoolExecutor(os.cpu_count() or 1, mp_context=context)
+        return self._pool
+
     def _hash_data(self, data: object) -> str:
         """Hash data once; it is kept, so that its id stays its own."""
         if id(data) not in self._hashes:
@@ -90,6 +119,14 @@ class PolicyCache:
                 digest.update(part + b"\0")
             self._hashes[id(data)] = (data, digest.hexdigest())
         return self._hashes[id(data)][1]
+
+
+def _train_into(
+    folder: Path, n_threads: int, trainer: Callable[..., Policy], data: object, *args: object
+) -> None:
+    """Train one policy into the folder: what a process of its own does."""
+    torch.set_num_threads(n_threads)
+    PolicyCache(folder).train(trainer, data, *args)
 
 
 def _hash_environment() -> bytes:
