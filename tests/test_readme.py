@@ -39,6 +39,8 @@ SAID_OF_THE_AREA = {
     "draft mean log-probability": "higher",
     "draft min log-probability": "higher",
     "process reward": "higher",
+    "TRIM-Agg": "higher",
+    "TRIM-POMDP": "higher",
     "random": "higher",
     "problem length": "not distinguishable",
     "query-level classifier": "not distinguishable",
