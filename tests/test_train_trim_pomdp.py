@@ -188,6 +188,17 @@ def test_every_setting_matters(toy_lens: Lens) -> None:
         assert not np.array_equal(base, changed), name
 
 
+def test_a_depth_that_no_problem_reached_is_left_out(toy_lens: Lens) -> None:
+    lattice = make_trade(3, n_problems=30, depth=3)
+    config = TrimPOMDPConfig(grid_steps=4)
+    whole = train_trim_pomdp(lattice, config, toy_lens)
+    offsets = np.append(lattice.level_offsets, [lattice.n_nodes] * 2)
+    deeper = replace(lattice, depth=lattice.depth + 2, level_offsets=offsets)
+    longer = train_trim_pomdp(deeper, config, toy_lens)
+    np.testing.assert_array_equal(longer.advantage, whole.advantage)
+    assert np.isfinite(longer.advantage).all()
+
+
 def test_quantiles_have_equal_weight() -> None:
     values, weights = np.array([3.0, 1.0, 2.0, 4.0]), np.array([1.0, 1.0, 1.0, 3.0])
     np.testing.assert_array_equal(cut_quantiles(values, weights, 2), [3.0])

@@ -66,7 +66,8 @@ class TrimPOMDPConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HiddenProcess:
-    """What decisions do to S hidden states, and what is seen of them, at depths 0..D.
+    """What decisions do to S hidden states, and what is seen of them, at depths 0..D, D being the
+    deepest of a node.
 
     - ``prior`` (D + 1, D + 1, S): share of each state, by depth and steps by the large model;
     - ``transition`` (D + 1, K, S, S): probability that the solution goes on and in which state;
@@ -103,7 +104,7 @@ def count_process(
     ``price`` (N, K) of each action is in accuracy. What follows a state that no node of a depth is
     in counts as nothing; the prior after a number of steps that no node has is that of the depth.
     """
-    n_depths, n_models = lattice.depth + 1, lattice.n_models
+    n_depths, n_models = int(lattice.node_depth.max()) + 1, lattice.n_models
     prior = np.zeros((n_depths, n_depths, N_STATES))
     transition = np.zeros((n_depths, n_models, N_STATES, N_STATES))
     gain = np.zeros((n_depths, n_models, N_STATES))
@@ -216,11 +217,11 @@ def train_trim_pomdp(
         smoothing=config.smoothing,
     )
     solved = solve_process(process, list_beliefs(N_STATES, config.grid_steps))
-    n_depths = lattice.depth + 1
+    n_depths = len(process.prior)
     advantage = np.zeros((n_depths, n_depths, *sizes))
     for depth, n_large in np.ndindex(n_depths, n_depths):
         beliefs = compute_beliefs(process.prior[depth, n_large], process.likelihood[depth])
-        alphas = solved[depth + 1] if depth < lattice.depth else np.zeros((1, N_STATES))
+        alphas = solved[depth + 1] if depth + 1 < n_depths else np.zeros((1, N_STATES))
         vectors = look_ahead(process, depth, alphas, beliefs)
         values = (vectors * beliefs[:, None, :]).sum(axis=2)
         advantage[depth, n_large] = (values[:, 1] - values[:, 0]).reshape(sizes)
