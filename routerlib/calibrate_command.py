@@ -12,6 +12,7 @@ from routerlib.errors import CalibrationError
 if TYPE_CHECKING:
     from routerlib.calibrate import Target
     from routerlib.certificate import CertifiedSetting
+    from routerlib.lattice import Lattice
     from routerlib.policies import Policy
 
 SMALL = "Qwen2.5-Coder-0.5B-Instruct-Q4_K_M-bf16"
@@ -96,6 +97,9 @@ def run_calibrate(options: argparse.Namespace) -> int:
         )
         for split in ("train", "calibration")
     )
+    if policy.protocol == "judge":
+        training = keep_judged(training, "train")
+        calibration = keep_judged(calibration, "calibration")
     token_caps = read_token_caps(tables, calibration.problem_ids, pair, options.problem_tokens)
     caps = compute_cost_caps(token_caps, options.depth, lens, check_protocol(policy.protocol))
     settings = compute_settings(policy, training, options.thresholds)
@@ -122,6 +126,19 @@ def run_calibrate(options: argparse.Namespace) -> int:
     )
     print(describe(found, policy, lens.unit))
     return 0
+
+
+def keep_judged(lattice: Lattice, split: str) -> Lattice:
+    """Return the problems whose every draft has a score. CalibrationError where there are none."""
+    from routerlib.lattice import coverage
+
+    judged = coverage(lattice, "judge").complete
+    if not judged.any():
+        raise CalibrationError(
+            f"none of the {lattice.n_problems} {split} problems has every draft scored by a "
+            f"judge: record scores with `routerlib judge --split {split}`"
+        )
+    return lattice.select(judged)
 
 
 def read_targets(options: argparse.Namespace) -> list[Target]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import tiny
 import torch
+from lattice_cases import build, make_hand_tables
 
 from routerlib import calibrate_command
 from routerlib.cli import main
@@ -99,6 +102,10 @@ def test_both_targets_and_a_policy_file(
         ),
         (["--policy", "random", "--max-cost", "1", "--lens", "usd"], "no input_usd_per_mtok"),
         (["--policy", "random", "--max-cost", "1", "--benchmark", "none"], "benchmark 'none'"),
+        (
+            ["--policy", "judge score", "--max-cost", "1"],
+            r"none of the 45 train problems has every draft .* `routerlib judge --split train`",
+        ),
     ],
 )
 def test_refusals_are_one_clear_sentence(
@@ -109,6 +116,15 @@ def test_refusals_are_one_clear_sentence(
     assert captured.out == ""
     assert captured.err.startswith("routerlib: ")
     assert re.search(message, captured.err)
+
+
+def test_a_judge_is_calibrated_on_what_is_judged() -> None:
+    tables = make_hand_tables()
+    assert tables.judgements is not None
+    of_q = tables.steps.filter(state_id="q.root")["id"].to_list()
+    some = replace(tables, judgements=tables.judgements.filter(~pl.col("step_id").is_in(of_q)))
+    lattice = build(some, ("small", "large"), 2)
+    assert calibrate_command.keep_judged(lattice, "test").problem_ids == ("p",)
 
 
 def test_a_coin_is_certified_from_either_end(

@@ -14,7 +14,6 @@ from routerlib.evaluate.reliability import (
     MAPS,
     Decisions,
     _cut,
-    compute_solo_outcomes,
     fit_isotonic,
     fit_platt,
     list_decisions,
@@ -46,20 +45,6 @@ def make_lattice(seed: int, n_problems: int = 400) -> Lattice:
     )
     lattice.fields["problem_n_words"][:] = chance[lattice.node_problem]
     return lattice
-
-
-def test_solo_outcomes_by_hand() -> None:
-    # p: small alone is wrong, large alone right; q: both wrong. AC: large's tail alone is right.
-    lattice = build_hand_lattice()
-    solo = compute_solo_outcomes(lattice)
-    assert solo[:2].tolist() == [[0.0, 1.0], [0.0, 0.0]]
-    by_state = {
-        str(state): row.tolist() for state, row in zip(lattice.node_state, solo, strict=True)
-    }
-    assert by_state["A"] == [0.0, 1.0]  # then AC, where large is right
-    assert by_state["AC"] == [0.0, 1.0]
-    assert by_state["B"] == [1.0, 1.0]
-    assert by_state["BC"] == [1.0, 1.0]
 
 
 def test_events_by_hand() -> None:

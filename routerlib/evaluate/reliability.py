@@ -29,7 +29,7 @@ from sklearn.linear_model import LogisticRegression
 
 from routerlib import metrics
 from routerlib.features import check_protocol
-from routerlib.lattice import Lattice
+from routerlib.lattice import Lattice, compute_process_labels
 from routerlib.policies import Policy
 
 Floats = NDArray[np.float64]
@@ -51,21 +51,11 @@ class Decisions:
     problem: NDArray[np.int32]
 
 
-def compute_solo_outcomes(lattice: Lattice) -> Floats:
-    """(N, K): whether each model alone, from each node to the end, is right; NaN if missing."""
-    solo = lattice.outcome.copy()
-    models = np.arange(lattice.n_models)
-    for depth in range(lattice.depth, -1, -1):
-        nodes = np.arange(lattice.n_nodes)[lattice.level(depth)]
-        child = lattice.next_node[nodes]
-        goes_on = child >= 0
-        solo[nodes] = np.where(goes_on, solo[np.where(goes_on, child, 0), models], solo[nodes])
-    return solo
-
-
 def list_decisions(policy: Policy, lattice: Lattice, event: Event = "large_helps") -> Decisions:
     """The decisions of a two-model lattice. ValueError when labels are missing."""
-    solo = compute_solo_outcomes(lattice)
+    solo = np.column_stack(
+        [compute_process_labels(lattice, action) for action in range(lattice.n_models)]
+    )
     if np.isnan(solo).any():
         raise ValueError(
             f"{int(np.isnan(solo).any(axis=1).sum())} of {lattice.n_nodes} nodes lack a model's "
