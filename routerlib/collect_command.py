@@ -46,10 +46,6 @@ def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
         description="Records what is missing. Stop it with Ctrl-C and start it again: it goes on.",
     )
     add_problem_options(command, split="train", limit=12)
-    command.add_argument(
-        "--balance-levels", action="store_true", help="take the levels of difficulty in turn"
-    )
-    command.add_argument("--max-level", type=float, help="leave out harder problems")
     command.add_argument("--plan", choices=PLANS, default="lattice")
     command.add_argument(
         "--temperature", type=float, default=0.0, help="0 takes the most probable token"
@@ -93,12 +89,17 @@ def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
 def add_problem_options(
     command: argparse.ArgumentParser, *, split: str, limit: int | None = None
 ) -> None:
-    """Add the options that name problems; ``split`` and ``limit`` are the defaults."""
+    """Add the options that name problems, which ``read_problems`` reads; ``split`` and ``limit``
+    are the defaults."""
     command.add_argument("--benchmark", default="gsm8k")
     command.add_argument("--split", default=split)
     command.add_argument(
         "--limit", type=at_least(1), default=limit, help="problems, in the split's order"
     )
+    command.add_argument(
+        "--balance-levels", action="store_true", help="take the levels of difficulty in turn"
+    )
+    command.add_argument("--max-level", type=float, help="leave out harder problems")
     command.add_argument("--data", type=Path, default=None, help="folder of benchmark files")
 
 
@@ -156,7 +157,7 @@ def run_collect(options: argparse.Namespace) -> int:
     roles = [role for role in ROLES if getattr(options, role) is not None]
     cards = [get_model_card(getattr(options, role), options.engine) for role in roles]
     _check_different(roles, cards)
-    problems = _load_problems(options)
+    problems = read_problems(options)
 
     def print_estimate(recorded: TraceIndex | TraceWriter) -> Estimate:
         recorded.open_problems(problem.id for problem in problems)
@@ -197,9 +198,9 @@ def _check_different(roles: Sequence[str], cards: Sequence[ModelCard]) -> None:
         seen[card.id] = role
 
 
-def _load_problems(options: argparse.Namespace) -> list[Problem]:
-    """Load the problems; without the package that generates them, those whose texts are in the
-    store, if there are as many as wanted."""
+def read_problems(options: argparse.Namespace) -> list[Problem]:
+    """Load the problems that the options name; without the package that generates them, those
+    whose texts are in the store, if there are as many as wanted."""
     from routerlib.benchmarks import load_problems
     from routerlib.store import load_problem_texts
 
@@ -216,10 +217,10 @@ def _load_problems(options: argparse.Namespace) -> list[Problem]:
         stored = []
         if options.traces.is_dir():
             stored = load_problem_texts(options.traces, options.benchmark, options.split)
-        if len(stored) >= options.limit:
-            return stored[: options.limit]
         if not stored:
             raise
+        if options.limit is None or len(stored) >= options.limit:
+            return stored[: options.limit]
         raise MissingGeneratorError(
             f"{error}, or ask for those that {options.traces} has: --limit {len(stored)}"
         ) from error

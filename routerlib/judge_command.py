@@ -17,6 +17,7 @@ from routerlib.collect_command import (
     add_problem_options,
     at_least,
     open_model,
+    read_problems,
     run_cancellable,
 )
 from routerlib.judge_prompts import JUDGE_PROMPTS
@@ -55,7 +56,6 @@ def add_judge_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
 
 def run_judge(options: argparse.Namespace) -> int:
     """Record missing scores and return the exit status: 1 when calls failed, 130 when stopped."""
-    from routerlib.benchmarks import load_problems
     from routerlib.judge import Judge, JudgeConfig
     from routerlib.store import TraceWriter
 
@@ -66,9 +66,7 @@ def run_judge(options: argparse.Namespace) -> int:
         concurrency=options.concurrency or CONCURRENCY[options.engine],
     )
     card = get_model_card(options.judge, options.engine)
-    problems = load_problems(
-        options.benchmark, options.split, data_dir=options.data, limit=options.limit
-    )
+    problems = read_problems(options)
     with contextlib.ExitStack() as opened:
         writer = opened.enter_context(TraceWriter(options.traces))
         model = open_model(options, "judge", card, config.concurrency, opened)

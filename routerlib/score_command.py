@@ -15,6 +15,7 @@ from routerlib.collect_command import (
     add_problem_options,
     at_least,
     open_model,
+    read_problems,
     run_cancellable,
 )
 from routerlib.judge_command import CallBar, describe_calls, print_outcome
@@ -44,15 +45,12 @@ def add_score_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
 
 def run_score(options: argparse.Namespace) -> int:
     """Record missing scores and return the exit status: 1 when calls failed, 130 when stopped."""
-    from routerlib.benchmarks import load_problems
     from routerlib.prompt_scores import collect_prompt_scores
     from routerlib.store import TraceWriter
 
     card = get_model_card(options.model, options.engine)
     concurrency = options.concurrency or CONCURRENCY[options.engine]
-    problems = load_problems(
-        options.benchmark, options.split, data_dir=options.data, limit=options.limit
-    )
+    problems = read_problems(options)
     with contextlib.ExitStack() as opened:
         writer = opened.enter_context(TraceWriter(options.traces))
         model = open_model(options, "model", card, concurrency, opened)

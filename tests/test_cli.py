@@ -299,6 +299,8 @@ def test_judging_what_was_recorded(bench: Bench, capsys: pytest.CaptureFixture[s
     )
     assert {row["judge_model_id"] for row in rows} == {LARGE_ID}
     assert bench.small.bodies == []
+    assert main([*list_judge_arguments(bench), "--max-level", "3"]) == 1
+    assert "gsm8k has no levels: leave out" in capsys.readouterr().err
     assert main(["verify", "--traces", str(bench.folder / "traces")]) == 0
 
 
@@ -547,6 +549,11 @@ def test_generated_problems_of_the_store_need_no_package(
     assert {text for _, text, _ in bench.take_asked()} == {TEXTS[0][0]}
     assert main([*arguments, "2"]) == 0
     assert {text for _, text, _ in bench.take_asked()} == {TEXTS[1][0]}
+    bench.large.acts = [answer_with(lambda request: "9")]
+    capsys.readouterr()
+    judge = [*list_judge_arguments(bench), "--benchmark", "gsm_symbolic"]
+    assert main([*judge, "--question", "usefulness-v1"]) == 0
+    assert "drafts of 2 problems (0 not recorded)" in get_last_line(capsys.readouterr().out)
 
 
 def test_query(tiny_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
