@@ -57,6 +57,33 @@ def test_the_readme_says_what_the_paired_differences_say() -> None:
     assert "not distinguishable from sending short problems to the large model" in prose
 
 
+# What it says of the ablations, factor by factor; "*" stands for all levels that are not named.
+SAID_OF_THE_ABLATIONS = {
+    ("trainer", "fitted, trees"): "not distinguishable",
+    ("trainer", "CPO on rollouts"): "lower",
+    ("protocol", "*"): "lower",
+    ("features", "all"): "not distinguishable",
+    ("features", "no_logprobs"): "not distinguishable",
+    ("features", "*"): "lower",
+    ("training problems", "*"): "not distinguishable",
+    ("hidden units", "*"): "not distinguishable",
+    ("last decision before step", "*"): "not distinguishable",
+    ("mode", "*"): "not distinguishable",
+}
+
+
+def test_the_readme_says_what_the_ablations_say() -> None:
+    """When this fails, the paragraph about what does not help needs another look."""
+    table = pd.read_csv(paths.FIGURES / "ablations.csv")
+    said = 0
+    for row in table[table["verdict"] != "reference"].itertuples():
+        verdict = SAID_OF_THE_ABLATIONS.get((row.factor, row.level))
+        verdict = verdict or SAID_OF_THE_ABLATIONS.get((row.factor, "*"))
+        assert verdict in (None, row.verdict), (row.factor, row.level)
+        said += verdict is not None
+    assert said >= 18
+
+
 def test_a_changed_number_changes_the_readme(tmp_path: Path) -> None:
     numbers = json.loads(NUMBERS.read_text(encoding="utf-8"))
     numbers["results"]["always large"]["accuracy"]["value"] = 0.123

@@ -11,7 +11,14 @@ import pytest
 from routerlib.costs import Lens
 from routerlib.lattice import Lattice
 from routerlib.policies import Policy
-from routerlib.train import ExactConfig, PolicyCache, cache, train_ensemble, train_exact
+from routerlib.train import (
+    ExactConfig,
+    PolicyCache,
+    cache,
+    train_ensemble,
+    train_exact,
+    train_process_reward,
+)
 
 FAST = ExactConfig(n_steps=2, width=4)
 
@@ -82,6 +89,24 @@ def test_seeds_are_cached_one_by_one_and_their_mean_is_the_ensemble(
     whole = train_ensemble(*made[1:], (0, 1, 2), name="x")
     seen = first_step_lattice.observe("before")
     np.testing.assert_array_equal(policy.probabilities(seen), whole.probabilities(seen))
+
+
+def test_different_trainings_run_side_by_side(
+    tmp_path: Path, first_step_lattice: Lattice, toy_lens: Lens
+) -> None:
+    calls = [
+        (train_exact, first_step_lattice, FAST, toy_lens, "before", 0),
+        (train_process_reward, first_step_lattice),
+        (train_exact, first_step_lattice, FAST, toy_lens, "before", 0),
+    ]
+    side_by_side = PolicyCache(tmp_path / "a").train_all(calls)
+    assert [policy.name for policy in side_by_side] == ["MLP", "process reward", "MLP"]
+    assert len(list((tmp_path / "a").iterdir())) == 2
+    alone = PolicyCache(tmp_path / "b")
+    for policy, call in zip(side_by_side, calls, strict=True):
+        seen = first_step_lattice.observe(policy.protocol)
+        expected = alone.train(*call).probabilities(seen)
+        np.testing.assert_array_equal(policy.probabilities(seen), expected)
 
 
 def test_an_argument_without_content_is_refused(

@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +60,24 @@ class PolicyCache:
         unfinished.replace(path)
         return policy
 
+    def train_all(self, calls: Sequence[tuple[Any, ...]]) -> list[Policy]:
+        """Return the policy of each call, (trainer, data, *args) as ``train`` takes them.
+
+        What is not there yet is trained in processes of their own, one for each processor, with
+        as many torch threads as here, so that the policies are the same as trained one by one.
+        """
+        paths = {self._get_path(*call): call for call in calls}
+        missing = [call for path, call in paths.items() if not path.exists()]
+        if len(missing) > 1:
+            n_threads = torch.get_num_threads()
+            started = [
+                self._get_pool().submit(_train_into, self.folder, n_threads, *call)
+                for call in missing
+            ]
+            for training in started:
+                training.result()
+        return [self.train(*call) for call in calls]
+
     def train_seeds(
         self,
         trainer: Callable[..., Policy],
@@ -72,20 +91,11 @@ class PolicyCache:
     ) -> tuple[RankedPolicy, tuple[Policy, ...]]:
         """Train once with each seed. Returns the ranked mean of all, and each one alone.
 
-        What is not there yet is trained in processes of their own, one for each processor, with
-        as many torch threads as here, so that the policies are the same as trained one by one.
+        What is not there yet is trained side by side, as ``train_all`` does.
         """
-        args = trainer, lattice, config, lens, protocol
-        missing = [seed for seed in seeds if not self._get_path(*args, seed).exists()]
-        if len(missing) > 1:
-            n_threads = torch.get_num_threads()
-            started = [
-                self._get_pool().submit(_train_into, self.folder, n_threads, *args, seed)
-                for seed in missing
-            ]
-            for training in started:
-                training.result()
-        members = tuple(self.train(*args, seed) for seed in seeds)
+        members = tuple(
+            self.train_all([(trainer, lattice, config, lens, protocol, seed) for seed in seeds])
+        )
         return rank_ensemble(name, members, lattice, lens, protocol), members
 
     def compute_key(
