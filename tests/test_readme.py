@@ -84,6 +84,27 @@ def test_the_readme_says_what_the_ablations_say() -> None:
     assert said >= 18
 
 
+def test_the_readme_says_what_other_benchmarks_say() -> None:
+    """When this fails, the paragraph that begins with "Elsewhere" needs another look."""
+    benchmarks = pd.read_csv(paths.FIGURES / "benchmarks.csv")
+    n_problems = benchmarks["factor"].str.extract(r"\((\d+) test")[0].astype(int)
+    benchmarks = benchmarks[n_problems > 20]
+    assert set(benchmarks["benchmark"]) == {"gsm8k", "simple_equations_3x2", "basic_arithmetic_4x1"}
+    lenses = pd.read_csv(paths.FIGURES / "lenses.csv")
+    assert lenses["lens"].nunique() == 3
+    assert "higher" not in {*benchmarks["verdict"], *lenses["verdict"]}
+    learned = benchmarks[benchmarks["verdict"] == "reference"].set_index("benchmark")
+    assert (learned["low"] > 0).to_dict() == {
+        "gsm8k": True,
+        "simple_equations_3x2": False,
+        "basic_arithmetic_4x1": False,
+    }
+    transfer = pd.read_csv(paths.FIGURES / "transfer.csv")
+    foreign = transfer[transfer["verdict"] != "reference"]
+    assert len(foreign) >= 20
+    assert (foreign["low"] <= 1e-9).all()
+
+
 def test_a_changed_number_changes_the_readme(tmp_path: Path) -> None:
     numbers = json.loads(NUMBERS.read_text(encoding="utf-8"))
     numbers["results"]["always large"]["accuracy"]["value"] = 0.123
