@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from routerlib import paths
-from routerlib.cli import make_parser
+from routerlib.cli import main, make_parser
 from routerlib.errors import RouterlibError
 from routerlib.readme import END, START, render_results, update_readme
 
@@ -82,6 +82,36 @@ def test_the_readme_says_what_the_ablations_say() -> None:
         assert verdict in (None, row.verdict), (row.factor, row.level)
         said += verdict is not None
     assert said >= 18
+    blind = table[table["level"].isin(["position_only", "confidence_only"])]
+    assert len(blind) == 2
+    assert (blind["high"] <= 1e-9).all()
+
+
+def test_the_readme_says_why_the_gain_is_no_larger() -> None:
+    """An eighth of the variance, and a lead of the oracle that nearly doubles."""
+    explained = pd.read_csv(paths.FIGURES / "predictability.csv")
+    assert explained.loc[explained["protocol"] == "before", "value"].max() == pytest.approx(
+        1 / 8, abs=0.02
+    )
+    leads = pd.read_csv(paths.FIGURES / "ceilings.csv").set_index("decisions")["oracle_over_chord"]
+    assert 1.7 < leads[6] / leads[1] < 2.0
+
+
+@pytest.mark.parametrize("bound", ["betting", "hoeffding_bentkus"])
+def test_the_readme_says_what_can_be_certified(
+    bound: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the rule that is level with the learned one and needs no training."""
+    arguments = ["--policy", "problem length", "--keep-accuracy", "0.98", "--bound", bound]
+    refused = bound == "hoeffding_bentkus"
+    assert main(["calibrate", *arguments, "--resamples", "50"]) == int(refused)
+    printed = capsys.readouterr()
+    if refused:
+        found = re.search(r"on 300 calibration problems; about (\d+) like these", printed.err)
+        assert found is not None
+        assert int(found[1]) >= 2000
+    else:
+        assert "on 300 calibration problems" in printed.out
 
 
 def test_the_readme_says_what_other_benchmarks_say() -> None:
@@ -103,6 +133,9 @@ def test_the_readme_says_what_other_benchmarks_say() -> None:
     foreign = transfer[transfer["verdict"] != "reference"]
     assert len(foreign) >= 20
     assert (foreign["low"] <= 1e-9).all()
+    partly = pd.read_csv(paths.FIGURES / "judge_and_cascade.csv")
+    billed = partly[partly["lens"] == "flops"].set_index("level")["high"]
+    assert (billed[["judge score", "2 samples", "3 samples", "4 samples"]] < 0).all()
 
 
 def test_a_changed_number_changes_the_readme(tmp_path: Path) -> None:
