@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 CPT_LEVELS = (0.5, 0.8, 0.9, 0.95)
+ROUNDING = 1e-12  # what sums of floating-point numbers may leave of an exact 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +94,19 @@ def compute_interval(replicates: Floats, level: float = 0.95) -> tuple[Floats, F
     return ends[0], ends[1]
 
 
+def drop_rounding(value: float) -> float:
+    """Return the value, or 0 for what is within rounding of it, so that equals do not differ.
+
+    >>> drop_rounding(0.1 + 0.2 - 0.3), drop_rounding(1e-9)
+    (0.0, 1e-09)
+    """
+    return 0.0 if abs(value) < ROUNDING else float(value)
+
+
 def compute_estimate(value: float, replicates: Floats, n: int, level: float = 0.95) -> Estimate:
     """Join a value on the full data with the percentile interval of its replicates (B,)."""
     low, high = compute_interval(replicates, level)
-    return Estimate(float(value), float(low), float(high), n)
+    return Estimate(drop_rounding(value), drop_rounding(float(low)), drop_rounding(float(high)), n)
 
 
 def compute_mean_estimate(values: Floats, weights: Floats, level: float = 0.95) -> Estimate:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from lattice_cases import build_hand_lattice, build_scripted
 
-from routerlib import evaluate, policies
+from routerlib import evaluate, metrics, policies
 from routerlib.calibrate import KeepAccuracy, MaxCost
 from routerlib.costs import Lens
 from routerlib.errors import OffRecordError
@@ -238,6 +238,14 @@ def test_reference_must_be_a_router(
 )
 def test_verdicts(low: float, high: float, verdict: str) -> None:
     assert evaluate.judge(Estimate((low + high) / 2, low, high, 10)) == verdict
+
+
+def test_equals_do_not_differ_by_rounding() -> None:
+    noise = 0.1 + 0.2 - 0.3
+    assert noise > 0
+    estimate = metrics.compute_estimate(noise, np.full(100, noise), 10)
+    assert estimate == Estimate(0.0, 0.0, 0.0, 10)
+    assert evaluate.judge(estimate) == evaluate.INDISTINGUISHABLE
 
 
 def test_same_seed_same_frames_other_seed_other_intervals(

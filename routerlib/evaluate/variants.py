@@ -21,6 +21,7 @@ from routerlib.evaluate.comparison import Comparison, Measure, compare_on, judge
 from routerlib.evaluate.points import Row, make_row
 from routerlib.evaluate.routers import compute_settings, compute_sweep
 from routerlib.lattice import Lattice
+from routerlib.metrics import drop_rounding
 from routerlib.policies import Policy
 
 Floats = NDArray[np.float64]
@@ -67,7 +68,9 @@ def evaluate_variants(
         comparison = comparisons[key]
         measure = _measure(variant.policy, variant, comparison)
         measured.append((comparison, measure))
-        alone = [_measure(policy, variant, comparison).value for policy in variant.seeds]
+        alone = [
+            drop_rounding(_measure(policy, variant, comparison).value) for policy in variant.seeds
+        ]
         rows.append(
             {
                 "factor": variant.factor,
