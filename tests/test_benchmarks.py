@@ -368,6 +368,7 @@ FROZEN = {
     "gsm_symbolic": "4cdd3b2002157c68284f",
     "chain_sum_4x2": "3c398897458fd2427009",
     "chain_sum_5x3": "f2162501217323c3f501",
+    "chain_sum_5x4": "5e0d229bd3764deccef1",
     "chain_sum_6x3": "8b78a037c9cacff111b7",
     "basic_arithmetic_4x1": "0675cff1c6d709e2b671",
     "simple_equations_3x2": "309891a24279aee08951",

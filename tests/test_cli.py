@@ -552,6 +552,8 @@ def test_generated_problems_of_the_store_need_no_package(
     bench.large.acts = [answer_with(lambda request: "9")]
     capsys.readouterr()
     judge = [*list_judge_arguments(bench), "--benchmark", "gsm_symbolic"]
+    assert main([*judge, "--max-level", "3"]) == 1
+    assert "gsm_symbolic has no levels" in capsys.readouterr().err
     assert main([*judge, "--question", "usefulness-v1"]) == 0
     assert "drafts of 2 problems (0 not recorded)" in get_last_line(capsys.readouterr().out)
 

@@ -65,6 +65,8 @@ def load_problems(
     if limit is not None and limit < 0:
         raise BenchmarkError(f"limit must not be negative, got {limit}: give None for all problems")
     if benchmark in GENERATED_TASKS:
+        if balance_levels or max_level is not None:
+            raise _make_no_levels_error(benchmark)
         size = GENERATED_SIZE if limit is None else limit
         return generate_problems(GENERATED_TASKS[benchmark], split, size, seed)
     if seed != 0:
@@ -90,10 +92,12 @@ def _keep_levels(problems: Sequence[Problem]) -> list[Problem]:
     """The problems that have a level."""
     kept = [problem for problem in problems if problem.level is not None]
     if problems and not kept:
-        raise BenchmarkError(
-            f"{problems[0].benchmark} has no levels: leave out balance_levels and max_level"
-        )
+        raise _make_no_levels_error(problems[0].benchmark)
     return kept
+
+
+def _make_no_levels_error(benchmark: str) -> BenchmarkError:
+    return BenchmarkError(f"{benchmark} has no levels: leave out balance_levels and max_level")
 
 
 def _balance(problems: Sequence[Problem]) -> list[Problem]:

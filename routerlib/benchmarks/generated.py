@@ -112,6 +112,7 @@ GENERATED_TASKS: Mapping[str, GeneratedTask] = {
         # Chosen on pilot problems so that a small and a large model differ, and not all alike.
         _make_chain_sum(4, 2),
         _make_chain_sum(5, 3),
+        _make_chain_sum(5, 4),
         _make_chain_sum(6, 3),
         _make_basic_arithmetic(4, 1),
         _make_simple_equations(3, 2),
