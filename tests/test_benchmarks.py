@@ -493,6 +493,7 @@ def test_features_counted_by_hand() -> None:
         "n_words": 32.0,
         "n_sentences": 4.0,
         "n_numbers": 3.0,
+        "n_operators": 0.0,
         "max_log10_number": math.log10(1201),
         "n_fraction_words": 2.0,
         "n_percent": 1.0,
@@ -500,6 +501,19 @@ def test_features_counted_by_hand() -> None:
         "n_times_words": 2.0,
         "question_words": 6.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "operators"),
+    [
+        ("Calculate 0 + -(-6 * -9) + -3.", 7),
+        ("Solve for x: 8x - y = 274", 2),
+        ("a well-known 3-digit number", 0),
+        (r"If $x-y \le \dfrac{1}{2} \cdot 3^n$", 4),
+    ],
+)
+def test_operators_are_no_hyphens(text: str, operators: int) -> None:
+    assert compute_problem_features(text)["n_operators"] == operators
 
 
 @settings(deadline=None)

@@ -10,6 +10,7 @@ PROBLEM_FEATURES = (
     "n_words",
     "n_sentences",
     "n_numbers",
+    "n_operators",
     "max_log10_number",
     "n_fraction_words",
     "n_percent",
@@ -19,6 +20,10 @@ PROBLEM_FEATURES = (
 )
 
 _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
+# Beside two letters "-" is a hyphen, beside one or none a minus.
+_OPERATOR = re.compile(
+    r"[+*/=^<>×÷−·]|(?<![^\W\d_]{2})-(?![^\W\d_]{2})|\\(?:times|cdot|div|[dt]?frac|sqrt)\b"
+)
 _FRACTION_WORDS = re.compile(
     r"\b(?:half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|eighths?|tenths?)\b"
     r"|\d\s*/\s*\d|\\[dt]?frac",
@@ -32,8 +37,9 @@ _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 
 def compute_problem_features(text: str) -> dict[str, float]:
     """Return what a policy may know of a problem before any step is written: counts over its text,
-    in the order of ``PROBLEM_FEATURES``. ``max_log10_number`` is log10(1 + largest number);
-    ``question_words`` counts the words of the sentences that end in a question mark.
+    in the order of ``PROBLEM_FEATURES``. ``n_operators`` counts ``+ - * / = ^ <`` and the like,
+    LaTeX's (``\\times``, ``\\frac``) too, but no hyphens; ``max_log10_number`` is log10(1 + largest
+    number); ``question_words`` counts the words of the sentences that end in a question mark.
 
     >>> features = compute_problem_features("Ana has 3 apples. Half are red. How many are green?")
     >>> features["n_numbers"], features["n_fraction_words"], features["question_words"]
@@ -49,6 +55,7 @@ def compute_problem_features(text: str) -> dict[str, float]:
         len(text.split()),
         len(sentences),
         len(numbers),
+        len(_OPERATOR.findall(text)),
         math.log10(1.0 + largest),
         len(_FRACTION_WORDS.findall(text)),
         len(re.findall(r"%|\bpercent\b", text, re.IGNORECASE)),

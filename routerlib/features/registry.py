@@ -45,6 +45,13 @@ _FIELDS = (
     Field("problem_n_sentences", "sentences", "before", "problem", "sentences of the problem"),
     Field("problem_n_numbers", "count", "before", "problem", "numbers in the problem"),
     Field(
+        "problem_n_operators",
+        "count",
+        "before",
+        "problem",
+        "+ - * / = ^ and the like in the problem, LaTeX's too",
+    ),
+    Field(
         "problem_max_log10_number",
         "log10",
         "before",
