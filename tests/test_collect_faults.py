@@ -34,7 +34,8 @@ from tiny_models import (
 )
 
 from routerlib.collect import Collector, CollectReport, make_run
-from routerlib.models.openai_compatible import Backoff, OpenAICompatibleModel
+from routerlib.models.openai_compatible import OpenAICompatibleModel
+from routerlib.models.transport import Backoff
 from routerlib.plans import CollectConfig
 from routerlib.store import TraceWriter, compact, load_table, verify
 

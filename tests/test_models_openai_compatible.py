@@ -26,7 +26,8 @@ from scripted_server import (
 
 from routerlib.errors import ModelError, TransientModelError
 from routerlib.models.chat_reply import read_completion
-from routerlib.models.openai_compatible import Backoff, OpenAICompatibleModel, build_body
+from routerlib.models.openai_compatible import OpenAICompatibleModel, build_body
+from routerlib.models.transport import Backoff
 from routerlib.records import Completion, Message, Request, Sampling, TextScore
 
 ASK = Request(

@@ -1,0 +1,219 @@
+"""Client of servers that speak ``/v1/messages`` (Anthropic; vLLM and llama.cpp do too).
+
+Invariants: as of the OpenAI-compatible client; besides, this protocol has no log-probabilities and
+no seed, so a completion has none of the first and a request's seed is not sent.
+
+Anthropic refuses what stepwise work asks for all the time: a stop sequence of white space alone,
+and a last assistant message that ends in white space. The first is not sent: the model writes on
+to the end or to ``max_tokens``, the text is cut here, and every token that was written is billed.
+Of the second the white space is taken off, and off the answer where the model repeats it. Claude
+4.6 and later refuse any last message of the assistant (status 400), which is a ``ModelError``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from routerlib.errors import ModelError
+from routerlib.models.names import check_returned_model
+from routerlib.models.transport import Backoff, Transport
+from routerlib.records import Completion, EndedBy, Request
+
+_ENDED_BY: dict[str, EndedBy] = {
+    "end_turn": "eos",
+    "stop_sequence": "delimiter",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+}
+
+
+@dataclass(slots=True)
+class AnthropicModel:
+    """One model behind a server that speaks Anthropic's Messages protocol.
+
+    Args:
+        id: the ``ModelCard.id`` under which answers are recorded.
+        base_url: the server's address without ``/v1``.
+        model_name: the name that the server knows the model by.
+        api_key_env: environment variable that holds the key, read at the first call; None for a
+            server that wants no key.
+        timeout_s: longest silence of the server within one try.
+        max_retries: tries after the first one.
+        backoff: waits between tries.
+        max_in_flight: open connections; further requests wait for one (and ``latency_s`` holds
+            that wait).
+        seed: of the jitter's generator.
+        also_named: further names that the server may answer under, whole.
+        takes_temperature: whether a request's temperature is sent; some reasoning models refuse it.
+        takes_blank_stops: whether stop sequences of white space alone are sent: Anthropic refuses
+            them, local servers do not.
+    """
+
+    id: str
+    base_url: str
+    model_name: str
+    api_key_env: str | None = None
+    timeout_s: float = 600.0
+    max_retries: int = 4
+    backoff: Backoff = field(default_factory=Backoff)
+    max_in_flight: int = 128
+    seed: int = 0
+    also_named: tuple[str, ...] = ()
+    takes_temperature: bool = True
+    takes_blank_stops: bool = False
+    _transport: Transport = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._transport = Transport(
+            "anthropic",
+            self.model_name,
+            self.base_url,
+            self.api_key_env,
+            self.timeout_s,
+            self.max_retries,
+            self.backoff,
+            self.max_in_flight,
+            self.seed,
+        )
+
+    async def complete(self, request: Request) -> Completion:
+        """Return the model's answer; see ``Model.complete`` for the errors."""
+        sent_stops = tuple(s for s in request.stop if self.takes_blank_stops or s.strip())
+        body = build_message_body(request, self.model_name, sent_stops)
+        if not self.takes_temperature:
+            del body["temperature"]
+        answer = await self._transport.send("/v1/messages", body)
+        completion = read_message(
+            answer.reply,
+            request,
+            sent_stops,
+            request_id=answer.header_id,
+            latency_s=answer.latency_s,
+            retries=answer.retries,
+        )
+        check_returned_model(
+            completion.returned_model, self.model_name, self.base_url, self.also_named
+        )
+        return completion
+
+    async def aclose(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        await self._transport.aclose()
+
+
+def build_message_body(
+    request: Request, model_name: str, stop_sequences: Sequence[str]
+) -> dict[str, Any]:
+    """Return the JSON body of one request. System messages go into a field of their own, and what
+    is left of a last assistant message without the white space at its end, unless that is nothing.
+
+    Raises ModelError for a request without a user's message.
+    """
+    system = [message.content for message in request.messages if message.role == "system"]
+    messages = [
+        {"role": message.role, "content": message.content}
+        for message in request.messages
+        if message.role != "system"
+    ]
+    if messages and messages[-1]["role"] == "assistant":
+        messages[-1]["content"] = messages[-1]["content"].rstrip()
+        if not messages[-1]["content"]:
+            messages.pop()
+    if not messages:
+        raise ModelError("a request without a user's message: the Messages protocol needs one")
+    body: dict[str, Any] = {
+        "model": model_name,
+        "max_tokens": request.sampling.max_tokens,
+        "messages": messages,
+        "temperature": request.sampling.temperature,
+    }
+    if system:
+        body["system"] = "\n\n".join(system)
+    if stop_sequences:
+        body["stop_sequences"] = list(stop_sequences)
+    return body
+
+
+def read_message(
+    reply: Any,
+    request: Request,
+    sent_stops: Sequence[str],
+    *,
+    request_id: str | None,
+    latency_s: float,
+    retries: int,
+) -> Completion:
+    """Return the text of a decoded reply, cut at the first of the request's stop strings that was
+    not among ``sent_stops``; the tokens are all that were written. Thinking is billed and left out.
+
+    Raises:
+        ModelError: no content, no usage, content that is neither text nor thinking, a stop reason
+            that ends no text (a refusal, a tool's call), or a value of another kind than it should
+            be.
+    """
+    try:
+        text = _read_text(reply["content"])
+        stop_reason = reply["stop_reason"]
+        usage = reply["usage"]
+        uncached, written = (_read_count(usage[name]) for name in ("input_tokens", "output_tokens"))
+        made, cached = (
+            _read_count(usage.get(f"cache_{kind}_input_tokens") or 0)
+            for kind in ("creation", "read")
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as failure:
+        raise ModelError(
+            f"a reply with a value that cannot be read ({type(failure).__name__}: {failure}): "
+            f"{str(reply)[:300]!r}"
+        ) from failure
+    if stop_reason not in _ENDED_BY:
+        raise ModelError(
+            f"a reply that ended by {stop_reason!r}, where one of {', '.join(_ENDED_BY)} was "
+            "expected"
+        )
+    ended_by = _ENDED_BY[stop_reason]
+    text = text.removeprefix(_read_blank_end(request))
+    places = [text.find(stop) for stop in request.stop if stop not in sent_stops and stop in text]
+    if places:
+        text, ended_by = text[: min(places)], "delimiter"
+    return Completion(
+        text=text,
+        ended_by=ended_by,
+        prompt_tokens=uncached + made + cached,
+        completion_tokens=written,
+        cached_prompt_tokens=cached,
+        token_logprobs=(),
+        first_token_top=(),
+        finish_reason=stop_reason,
+        returned_model=str(reply.get("model") or ""),
+        request_id=request_id or str(reply.get("id") or ""),
+        latency_s=latency_s,
+        retries=retries,
+    )
+
+
+def _read_text(content: Any) -> str:
+    parts = []
+    for block in content:
+        if block["type"] == "text":
+            parts.append(block["text"])
+        elif block["type"] not in ("thinking", "redacted_thinking"):
+            raise ValueError(f"content of type {block['type']!r}")
+    text = "".join(parts)
+    text.encode()  # a lone surrogate could not be stored
+    return text
+
+
+def _read_count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"a token count is {value!r}")
+    return value
+
+
+def _read_blank_end(request: Request) -> str:
+    """The white space that was taken off the prefill, empty where there is none."""
+    last = request.messages[-1]
+    if last.role != "assistant":
+        return ""
+    return last.content[len(last.content.rstrip()) :]

@@ -1,0 +1,237 @@
+"""Posting JSON through a provider's own SDK, with retries that are bounded and counted.
+
+Invariants: making a transport does no I/O and reads no key; the SDK's own retries are off, so every
+failed try is counted here; a key never appears in an error's text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import os
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from routerlib.errors import ModelError, TransientModelError
+
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
+    from openai import AsyncOpenAI
+
+Sdk = Literal["openai", "anthropic"]
+
+_TRANSIENT_STATUS = (408, 429)
+_REQUEST_ID = {"openai": "x-request-id", "anthropic": "request-id"}
+_ADDRESS = {
+    "openai": "an OpenAI-compatible server, with /v1",
+    "anthropic": "a server of the Messages protocol, without /v1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait before try 1, 2, ...: ``first_delay_s * growth**(try - 1)``, at most
+    ``longest_delay_s``, less a random share of up to ``jitter`` (0 to 1) of itself. A server's
+    ``Retry-After`` is a lower bound of the wait, itself at most ``longest_delay_s``."""
+
+    first_delay_s: float = 0.5
+    growth: float = 2.0
+    longest_delay_s: float = 30.0
+    jitter: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.first_delay_s < 0 or self.longest_delay_s < 0 or self.growth < 1:
+            raise ValueError(f"{self}: delays must be >= 0 and growth >= 1")
+        if not 0 <= self.jitter <= 1:
+            raise ValueError(f"jitter is {self.jitter}: choose a share between 0 and 1")
+
+    def compute_delay_s(
+        self, retry: int, retry_after_s: float | None, generator: random.Random
+    ) -> float:
+        """Return the seconds to wait before retry number ``retry`` (the first one is 1)."""
+        longest = min(self.longest_delay_s, self.first_delay_s * self.growth ** (retry - 1))
+        delay = longest * (1 - self.jitter * generator.random())
+        return max(delay, min(retry_after_s or 0.0, self.longest_delay_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A decoded reply, the request's id in its headers, and what it took."""
+
+    reply: Any
+    header_id: str | None
+    latency_s: float
+    retries: int
+
+
+@dataclass(slots=True)
+class Transport:
+    """The way to one model behind one server.
+
+    Args:
+        sdk: whose client sends the requests and knows the provider's headers.
+        model_name, base_url: where requests go, for the SDK and for messages of errors.
+        api_key_env: environment variable that holds the key, read at the first call; None for a
+            server that wants no key.
+        timeout_s: longest silence of the server within one try.
+        max_retries: tries after the first one.
+        backoff: waits between tries; ``seed`` is of its jitter.
+        max_in_flight: open connections; further requests wait for one.
+    """
+
+    sdk: Sdk
+    model_name: str
+    base_url: str
+    api_key_env: str | None
+    timeout_s: float
+    max_retries: int
+    backoff: Backoff
+    max_in_flight: int
+    seed: int
+    _client: AsyncOpenAI | AsyncAnthropic | None = field(default=None, init=False, repr=False)
+    _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False, repr=False)
+    _generator: random.Random = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.max_retries < 0 or self.timeout_s <= 0 or self.max_in_flight < 1:
+            raise ValueError(f"{self}: max_retries >= 0, timeout_s > 0, max_in_flight >= 1 needed")
+        self._generator = random.Random(self.seed)
+
+    async def send(self, path: str, body: Mapping[str, Any]) -> Answer:
+        """Post a body until it is answered. Raises like ``Model.complete``."""
+        client = self._get_client()
+        for retry in range(self.max_retries + 1):
+            started = time.perf_counter()
+            try:
+                reply, header_id = await self._post(client, path, body)
+            except _RetryableError as failure:
+                if retry == self.max_retries:
+                    raise TransientModelError(
+                        f"{self.model_name} at {self.base_url}: {failure.reason}; gave up after "
+                        f"{retry} retries. Check the server, or raise max_retries or timeout_s"
+                    ) from failure.__cause__
+                delay = self.backoff.compute_delay_s(
+                    retry + 1, failure.retry_after_s, self._generator
+                )
+                await asyncio.sleep(delay)
+                continue
+            return Answer(reply, header_id, time.perf_counter() - started, retry)
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    async def aclose(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        client, self._client = self._client, None
+        if client is not None and self._loop is asyncio.get_running_loop():
+            await client.close()
+
+    async def _post(
+        self, client: AsyncOpenAI | AsyncAnthropic, path: str, body: Mapping[str, Any]
+    ) -> tuple[Any, str | None]:
+        """Send one try; return the decoded reply and the server's request id, if it sent one."""
+        import httpx2
+
+        sdk = self._import_sdk()
+        try:
+            response = await client.post(path, cast_to=httpx2.Response, body=body)
+        except sdk.APIStatusError as failure:
+            reason = f"status {failure.status_code}: {failure.response.text[:300]}"
+            if failure.status_code in _TRANSIENT_STATUS or failure.status_code >= 500:
+                raise _RetryableError(
+                    reason, _read_retry_after(failure.response.headers)
+                ) from failure
+            raise ModelError(
+                f"{self.model_name} at {self.base_url} refused the request with {reason}"
+            ) from failure
+        except sdk.APIConnectionError as failure:
+            cause = failure.__cause__ or failure
+            raise _RetryableError(f"{type(cause).__name__}: {cause}", None) from failure
+        try:
+            reply = json.loads(response.content)
+        except ValueError as failure:
+            start = response.text[:200]
+            raise _RetryableError(
+                f"answered with what is not JSON: {start!r} (cut off on its way, or base_url is "
+                f"not the address of {_ADDRESS[self.sdk]})",
+                None,
+            ) from failure
+        return reply, response.headers.get(_REQUEST_ID[self.sdk])
+
+    def _get_client(self) -> AsyncOpenAI | AsyncAnthropic:
+        """Return the client of the running event loop; connections cannot move between loops."""
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            self._client = self._make_client()
+            self._loop = loop
+        return self._client
+
+    def _make_client(self) -> AsyncOpenAI | AsyncAnthropic:
+        import httpx2  # the transport of both packages
+
+        sdk = self._import_sdk()
+        key = "none"
+        if self.api_key_env is not None:
+            key = os.environ.get(self.api_key_env, "")
+            if not key:
+                raise ModelError(
+                    f"{self.model_name}: environment variable {self.api_key_env} holds no key; set "
+                    "it, or give api_key_env=None for a server that wants none"
+                )
+        timeout = sdk.Timeout(self.timeout_s, pool=None)
+        transport = sdk.DefaultAsyncHttpxClient(
+            timeout=timeout,
+            limits=httpx2.Limits(
+                max_connections=self.max_in_flight,
+                max_keepalive_connections=self.max_in_flight,
+                keepalive_expiry=3.0,  # below the 5 s after which vLLM closes an idle connection
+            ),
+            trust_env=not _is_loopback(self.base_url),  # a proxy cannot reach this machine's ports
+        )
+        make = sdk.AsyncOpenAI if self.sdk == "openai" else sdk.AsyncAnthropic
+        client: AsyncOpenAI | AsyncAnthropic = make(
+            base_url=self.base_url,
+            api_key=key,
+            timeout=timeout,
+            max_retries=0,  # retried here, where they are counted
+            http_client=transport,
+        )
+        return client
+
+    def _import_sdk(self) -> Any:
+        """Return the provider's package, imported when it is needed and not before."""
+        if self.sdk == "openai":
+            import openai
+
+            return openai
+        import anthropic
+
+        return anthropic
+
+
+class _RetryableError(Exception):
+    """One try failed in a way that may pass."""
+
+    def __init__(self, reason: str, retry_after_s: float | None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+def _read_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of a ``Retry-After`` header; None for a date or no header."""
+    try:
+        return max(0.0, float(headers["retry-after"]))
+    except (KeyError, ValueError):
+        return None
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
