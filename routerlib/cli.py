@@ -17,6 +17,7 @@ from routerlib.collect_command import SMALL, add_collect_command, print_report
 from routerlib.engine_process import signals_raise
 from routerlib.errors import RouterlibError
 from routerlib.judge_command import add_judge_command
+from routerlib.models_command import add_models_command
 from routerlib.score_command import add_score_command
 
 
@@ -44,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"routerlib {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_model_commands(commands)
+    add_models_command(commands)
     add_collect_command(commands)
     add_judge_command(commands)
     add_score_command(commands)

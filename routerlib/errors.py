@@ -23,6 +23,10 @@ class ModelError(RouterlibError):
     """A model call failed for good (bad request, unusable answer, retries used up)."""
 
 
+class ModelFileError(RouterlibError):
+    """The file of the user's models is missing, malformed, or says what cannot be."""
+
+
 class TransientModelError(ModelError):
     """A model call failed in a way that may pass (timeout, 429, 5xx, closed connection)."""
 

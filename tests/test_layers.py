@@ -41,11 +41,14 @@ LAYERS = (
         "datacard",
     }
     | {"notebooks", "notebook_parameters", "notebook_style", "verification"}
-    | {"cli", "calibrate_command", "collect_command", "judge_command", "score_command"},
+    | {"cli", "calibrate_command", "collect_command", "judge_command", "score_command"}
+    | {"models_command"},
 )
 LAYER_OF = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 
-RECORDING = {"collect", "judge", "prompt_scores", "serve", "collect_command", "cli"}
+RECORDING = {"collect", "judge", "prompt_scores", "serve", "collect_command", "cli"} | {
+    "models_command"
+}
 VENDORS = {"openai", "anthropic", "huggingface_hub", "xllamacpp", "reasoning_gym", "transformers"}
 
 

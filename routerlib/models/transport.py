@@ -139,7 +139,8 @@ class Transport:
         try:
             response = await client.post(path, cast_to=httpx2.Response, body=body)
         except sdk.APIStatusError as failure:
-            reason = f"status {failure.status_code}: {failure.response.text[:300]}"
+            said = self._hide_key(failure.response.text)[:300]
+            reason = f"status {failure.status_code}: {said}"
             if failure.status_code in _TRANSIENT_STATUS or failure.status_code >= 500:
                 raise _RetryableError(
                     reason, _read_retry_after(failure.response.headers)
@@ -153,7 +154,7 @@ class Transport:
         try:
             reply = json.loads(response.content)
         except ValueError as failure:
-            start = response.text[:200]
+            start = self._hide_key(response.text)[:200]
             raise _RetryableError(
                 f"answered with what is not JSON: {start!r} (cut off on its way, or base_url is "
                 f"not the address of {_ADDRESS[self.sdk]})",
@@ -200,6 +201,11 @@ class Transport:
             http_client=transport,
         )
         return client
+
+    def _hide_key(self, text: str) -> str:
+        """Return what a server said without the key, which some repeat."""
+        key = os.environ.get(self.api_key_env, "") if self.api_key_env else ""
+        return text.replace(key, "[key]") if key else text
 
     def _import_sdk(self) -> Any:
         """Return the provider's package, imported when it is needed and not before."""

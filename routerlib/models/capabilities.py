@@ -1,0 +1,215 @@
+"""What a model can do, found out by asking: one small request for each capability.
+
+A documented feature may be switched off, and a server may take a field and ignore it, so what
+counts is what comes back. Invariants: every request asks for a few tokens of the same short text;
+a request that is refused for good means "cannot", a failure that may pass is an error, never
+"cannot".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from routerlib.errors import ModelError, TransientModelError
+from routerlib.models.anthropic_messages import read_message
+from routerlib.models.chat_reply import read_completion
+from routerlib.models.transport import Transport
+from routerlib.records import Completion, Message, Request, Sampling
+
+QUESTION = "What is the capital of France? Answer in one sentence."
+# Only what is really continued goes on in the middle of a word, and no new turn begins so oddly:
+# a server that repeats what was begun is told from one that starts anew.
+BEGUN, WORD, ENDING = "To the question of the capital I answer Par", "Paris", "is"
+TOKENS = 24
+THINKING_TOKENS = 512  # for models that think before the first word
+MOST_ALTERNATIVES = 20
+
+_CHAT = Request((Message("user", QUESTION),), Sampling(max_tokens=TOKENS))
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What one model behind one server can do.
+
+    ``prefill`` names how it continues a last message of the assistant: ``continue_final_message``
+    (vLLM's field), ``plain`` (unasked), or ``none``. ``top_logprobs`` is the number of alternatives
+    that come with a token; ``logprobs`` is False where none come or only placeholders.
+    ``blank_stop`` is a stop sequence of white space alone. ``limit_field`` is how the body names
+    the most tokens to write. ``refusals`` holds what the server said to what it refused.
+    """
+
+    returned_model: str
+    limit_field: str
+    prefill: str
+    logprobs: bool
+    top_logprobs: int
+    seed: bool
+    temperature: bool
+    stop: bool
+    blank_stop: bool
+    reports_cached_tokens: bool
+    refusals: Mapping[str, str] = field(default_factory=dict)
+
+
+async def probe_capabilities(transport: Transport) -> Capabilities:
+    """Ask a model for each capability, one request after the other; at most nine.
+
+    Raises ModelError when it answers no plain request, TransientModelError when the server fails.
+    """
+    probe = _AnthropicProbe(transport) if transport.sdk == "anthropic" else _ChatProbe(transport)
+    first = await probe.find_limit_field()
+    top, logprobs = await probe.try_logprobs()
+    return Capabilities(
+        returned_model=first.returned_model,
+        limit_field=probe.limit_field,
+        prefill=await probe.try_prefill(),
+        logprobs=logprobs,
+        top_logprobs=top,
+        seed=await probe.try_seed(),
+        temperature=await probe.ask("temperature", {"temperature": 0.7}) is not None,
+        stop=await probe.try_stop("stop", WORD),
+        blank_stop=await probe.try_stop("blank_stop", " "),
+        reports_cached_tokens=probe.reports_cached_tokens,
+        refusals=dict(probe.refusals),
+    )
+
+
+class _Probe:
+    """Asks, and keeps what was refused."""
+
+    path: ClassVar[str]
+    stop_field: ClassVar[str]
+    limit_fields: ClassVar[Mapping[str, int]]
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.limit_field = next(iter(self.limit_fields))
+        self.refusals: dict[str, str] = {}
+        self.reports_cached_tokens = False
+
+    async def ask(
+        self, capability: str, more: Mapping[str, Any], begun: str | None = None
+    ) -> Completion | None:
+        """Return the answer to a request with more fields, None when it was refused for good."""
+        messages = [{"role": "user", "content": QUESTION}]
+        if begun is not None:
+            messages.append({"role": "assistant", "content": begun})
+        body = {
+            "model": self.transport.model_name,
+            "messages": messages,
+            self.limit_field: self.limit_fields[self.limit_field],
+        }
+        try:
+            answer = await self.transport.send(self.path, body | dict(more))
+            usage = answer.reply.get("usage") if isinstance(answer.reply, dict) else None
+            self.reports_cached_tokens |= self.has_cached_tokens(usage or {})
+            return self.read(answer.reply)
+        except TransientModelError:
+            raise
+        except ModelError as refusal:
+            self.refusals[capability] = str(refusal)
+            return None
+
+    async def find_limit_field(self) -> Completion:
+        """Ask plainly, with each name that the limit of tokens may have."""
+        for name in self.limit_fields:
+            self.limit_field = name
+            found = await self.ask(name, {})
+            if found is not None:
+                return found
+        raise ModelError(
+            f"{self.transport.model_name} at {self.transport.base_url} answers no plain request: "
+            + "; ".join(self.refusals.values())
+        )
+
+    async def try_stop(self, capability: str, stop: str) -> bool:
+        """Whether a stop sequence is taken and obeyed."""
+        found = await self.ask(capability, {self.stop_field: [stop]})
+        return found is not None and stop not in found.text
+
+    async def try_prefill(self) -> str:
+        raise NotImplementedError
+
+    async def try_logprobs(self) -> tuple[int, bool]:
+        raise NotImplementedError
+
+    async def try_seed(self) -> bool:
+        raise NotImplementedError
+
+    def read(self, reply: Any) -> Completion:
+        raise NotImplementedError
+
+    def has_cached_tokens(self, usage: Mapping[str, Any]) -> bool:
+        raise NotImplementedError
+
+
+class _ChatProbe(_Probe):
+    """Of ``/chat/completions``."""
+
+    path = "/chat/completions"
+    stop_field = "stop"
+    # Reasoning models refuse the first name, and think within the limit.
+    limit_fields: ClassVar[Mapping[str, int]] = {
+        "max_tokens": TOKENS,
+        "max_completion_tokens": THINKING_TOKENS,
+    }
+
+    def read(self, reply: Any) -> Completion:
+        return read_completion(reply, _CHAT, echoed="", request_id=None, latency_s=0.0, retries=0)
+
+    def has_cached_tokens(self, usage: Mapping[str, Any]) -> bool:
+        return (usage.get("prompt_tokens_details") or {}).get("cached_tokens") is not None
+
+    async def try_prefill(self) -> str:
+        ways = {
+            "continue_final_message": {
+                "continue_final_message": True,
+                "add_generation_prompt": False,
+            },
+            "plain": {},
+        }
+        for way, more in ways.items():
+            found = await self.ask(f"prefill, {way}", more, BEGUN)
+            if found is not None and _continues(found.text.removeprefix(BEGUN)):
+                return way
+        return "none"
+
+    async def try_logprobs(self) -> tuple[int, bool]:
+        for top in (MOST_ALTERNATIVES, 5):
+            found = await self.ask("logprobs", {"logprobs": True, "top_logprobs": top})
+            if found is not None:
+                return len(found.first_token_top), bool(found.token_logprobs)
+        return 0, False
+
+    async def try_seed(self) -> bool:
+        return await self.ask("seed", {"seed": 1}) is not None
+
+
+class _AnthropicProbe(_Probe):
+    """Of ``/v1/messages``, which has neither log-probabilities nor seeds."""
+
+    path = "/v1/messages"
+    stop_field = "stop_sequences"
+    limit_fields: ClassVar[Mapping[str, int]] = {"max_tokens": TOKENS}
+
+    def read(self, reply: Any) -> Completion:
+        return read_message(reply, _CHAT, (), request_id=None, latency_s=0.0, retries=0)
+
+    def has_cached_tokens(self, usage: Mapping[str, Any]) -> bool:
+        return usage.get("cache_read_input_tokens") is not None
+
+    async def try_prefill(self) -> str:
+        found = await self.ask("prefill", {}, BEGUN)
+        return "plain" if found is not None and _continues(found.text) else "none"
+
+    async def try_logprobs(self) -> tuple[int, bool]:
+        return 0, False
+
+    async def try_seed(self) -> bool:
+        return False
+
+
+def _continues(text: str) -> bool:
+    return text.startswith(ENDING)

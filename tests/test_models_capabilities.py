@@ -1,0 +1,229 @@
+"""The probe against scripted servers that play what providers document, and the command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_server import Handler, ScriptedServer, build_reply, entry, fail_with, reply_with
+from test_models_anthropic_messages import make_reply
+
+from routerlib.cli import main
+from routerlib.errors import ModelError, TransientModelError
+from routerlib.models import Backoff
+from routerlib.models.capabilities import BEGUN, Capabilities, probe_capabilities
+from routerlib.models.transport import Sdk, Transport
+
+ANSWER = "The capital of France is Paris."
+Play = Callable[[dict[str, Any]], dict[str, Any] | str]  # a reply, or why it is refused
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer().serving() as scripted:
+        yield scripted
+
+
+def probe(server: ScriptedServer, play: Play, sdk: Sdk = "openai") -> Capabilities:
+    def act(handler: Handler) -> None:
+        played = play(handler.body)
+        if isinstance(played, str):
+            handler.answer(400, json.dumps({"error": {"message": played}}).encode())
+        else:
+            reply_with(played)(handler)
+
+    server.acts = [act]
+    return run_probe(server, sdk)
+
+
+def run_probe(server: ScriptedServer, sdk: Sdk = "openai") -> Capabilities:
+    url = server.url if sdk == "openai" else server.url.removesuffix("/v1")
+    transport = Transport(sdk, "m", url, None, 5.0, 1, Backoff(0.001), 4, 0)
+
+    async def ask() -> Capabilities:
+        try:
+            return await probe_capabilities(transport)
+        finally:
+            await transport.aclose()
+
+    return asyncio.run(ask())
+
+
+def cut(text: str, stops: list[str]) -> str:
+    for stop in stops:
+        text = text.partition(stop)[0]
+    return text
+
+
+def answer_chat(
+    body: dict[str, Any], text: str = ANSWER, logprob: float = -0.5, **usage: Any
+) -> dict[str, Any]:
+    """The reply of a server that does all it is asked for, but continues nothing."""
+    top = body.get("top_logprobs", 0)
+    tokens = [entry("The", logprob, *((f"t{i}", logprob) for i in range(top)))]
+    return build_reply(
+        cut(text, body.get("stop", [])),
+        model="m",
+        choice_logprobs={"content": tokens} if body.get("logprobs") else None,
+        usage={"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": None, **usage},
+    )
+
+
+def get_begun(body: dict[str, Any]) -> str:
+    last = body["messages"][-1]
+    return last["content"] if last["role"] == "assistant" else ""
+
+
+def test_a_vllm_server(server: ScriptedServer) -> None:
+    def play(body: dict[str, Any]) -> dict[str, Any]:
+        if get_begun(body):
+            return answer_chat(body, "is." if body.get("continue_final_message") else ANSWER)
+        return answer_chat(body, prompt_tokens_details={"cached_tokens": 0})
+
+    assert probe(server, play) == Capabilities(
+        returned_model="m",
+        limit_field="max_tokens",
+        prefill="continue_final_message",
+        logprobs=True,
+        top_logprobs=20,
+        seed=True,
+        temperature=True,
+        stop=True,
+        blank_stop=True,
+        reports_cached_tokens=True,
+    )
+    assert len(server.bodies) <= 9
+
+
+def test_a_llamacpp_server_repeats_what_was_begun(server: ScriptedServer) -> None:
+    def play(body: dict[str, Any]) -> dict[str, Any] | str:
+        if "continue_final_message" in body:
+            return "unknown field"
+        return answer_chat(body, BEGUN + "is." if get_begun(body) else ANSWER)
+
+    found = probe(server, play)
+    assert found.prefill == "plain"
+    assert not found.reports_cached_tokens
+    assert "unknown field" in found.refusals["prefill, continue_final_message"]
+
+
+def test_a_reasoning_model_refuses_most(server: ScriptedServer) -> None:
+    def play(body: dict[str, Any]) -> dict[str, Any] | str:
+        for field in ("max_tokens", "logprobs", "temperature", "stop", "continue_final_message"):
+            if field in body:
+                return f"Unsupported parameter: {field}"
+        return answer_chat(body)
+
+    found = probe(server, play)
+    assert found.limit_field == "max_completion_tokens"
+    assert (found.prefill, found.logprobs, found.top_logprobs) == ("none", False, 0)
+    assert (found.temperature, found.stop, found.blank_stop) == (False, False, False)
+    assert found.seed
+    assert "Unsupported parameter: stop" in found.refusals["stop"]
+
+
+def test_what_is_taken_and_ignored_is_not_there(server: ScriptedServer) -> None:
+    """A stop sequence in the answer, placeholders for log-probabilities, a new turn."""
+
+    def play(body: dict[str, Any]) -> dict[str, Any]:
+        return answer_chat({**body, "stop": []}, logprob=-9999.0)
+
+    found = probe(server, play)
+    assert (found.prefill, found.logprobs, found.top_logprobs) == ("none", False, 0)
+    assert (found.stop, found.blank_stop) == (False, False)
+    assert found.refusals == {}
+
+
+def test_fewer_alternatives_than_asked_for(server: ScriptedServer) -> None:
+    def play(body: dict[str, Any]) -> dict[str, Any] | str:
+        if body.get("top_logprobs", 0) > 5:
+            return "top_logprobs must be at most 5"
+        return answer_chat(body)
+
+    found = probe(server, play)
+    assert (found.logprobs, found.top_logprobs) == (True, 5)
+
+
+@pytest.mark.parametrize("continues", [True, False])
+def test_an_anthropic_model(server: ScriptedServer, continues: bool) -> None:
+    """Old ones continue a begun answer, those from 4.6 on refuse it."""
+
+    def play(body: dict[str, Any]) -> dict[str, Any] | str:
+        stops = body.get("stop_sequences", [])
+        if any(not stop.strip() for stop in stops):
+            return "stop_sequences: each stop sequence must contain non-whitespace"
+        if get_begun(body) and not continues:
+            return "This model does not support assistant message prefill."
+        return make_reply("is." if get_begun(body) else cut(ANSWER, stops), model="m")
+
+    found = probe(server, play, "anthropic")
+    assert asdict(found) | {"refusals": None} == {
+        "returned_model": "m",
+        "limit_field": "max_tokens",
+        "prefill": "plain" if continues else "none",
+        "logprobs": False,
+        "top_logprobs": 0,
+        "seed": False,
+        "temperature": True,
+        "stop": True,
+        "blank_stop": False,
+        "reports_cached_tokens": True,
+        "refusals": None,
+    }
+    assert set(found.refusals) == {"blank_stop"} | (set() if continues else {"prefill"})
+
+
+def test_a_model_that_answers_nothing(server: ScriptedServer) -> None:
+    with pytest.raises(ModelError, match=r"answers no plain request: .*status 400.*no such model"):
+        probe(server, lambda body: "no such model")
+    assert len(server.bodies) == 2
+
+
+def test_a_failing_server_is_no_lack_of_capability(server: ScriptedServer) -> None:
+    answered = reply_with(answer_chat({}))
+    server.acts = [answered, answered, fail_with(503)]
+    with pytest.raises(TransientModelError, match="status 503"):
+        run_probe(server)
+
+
+def test_the_command(
+    server: ScriptedServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def act(handler: Handler) -> None:
+        if "stop" in handler.body:
+            key = handler.headers["Authorization"].split()[1]
+            handler.answer(400, f"\x1b[31mno stop for {key}\n".encode())
+        else:
+            reply_with(answer_chat(handler.body))(handler)
+
+    server.acts = [act]
+    models = tmp_path / "models.toml"
+    models.write_text(
+        f'[mine]\nprovider = "openai-compatible"\nmodel = "m"\nbase_url = "{server.url}"\n'
+        'api_key_env = "SOME_KEY"\n'
+    )
+    arguments = ["--models", str(models)]
+    assert main(["models", "list", *arguments]) == 0
+    assert f"mine: m at {server.url}, no prices" in capsys.readouterr().out
+    assert main(["models", "check", "mine", *arguments]) == 1
+    assert "SOME_KEY holds no key" in capsys.readouterr().err
+    monkeypatch.setenv("SOME_KEY", "secret-1")
+    assert main(["models", "check", "mine", *arguments]) == 0
+    printed = capsys.readouterr()
+    assert "log-probabilities          with 20 alternatives" in printed.out
+    assert "stop sequences             no" in printed.out
+    assert "no stop for [key]" in printed.out
+    assert "secret" not in printed.out + printed.err
+    assert "\x1b" not in printed.out
+    assert main(["models", "check", "other", *arguments]) == 1
+    assert "has no model 'other': it has mine" in capsys.readouterr().err
+    assert main(["models", "list", "--models", str(tmp_path / "none.toml")]) == 1
+    assert "there is no file" in capsys.readouterr().err
