@@ -123,7 +123,8 @@ def _find_place(
     # Leaders are costly to compare with every curve, so only the best places are refined.
     best = np.argsort(cost, kind="stable")[:N_REFINED]
     for i in best:
-        leader = _compute_leader(boxes[i], anchors[i])[3:]
+        leader = _compute_leader(boxes[i], anchors[i])
+        leader = leader[len(leader) // 4 :]  # it starts on its own curve
         cost[i] += CROSSED_COST * _count_near(leader, others, SPACING_PX).sum()
         cost[i] += COVERED_COST * sum(_count_covered(leader, box[None])[0] for box in placed)
     choice = best[np.argmin(cost[best])]
@@ -145,9 +146,11 @@ def _count_near(points: Floats, others: Floats, distance: float) -> Floats:
 
 
 def _compute_leader(box: Floats, anchor: Floats) -> Floats:
-    """Points from the anchor to the nearest point of the box: (11, 2)."""
+    """Points every few pixels from the anchor to the nearest point of the box, 11 at least, so
+    that none slips between them: (n, 2)."""
     nearest = np.clip(anchor, box[:2], box[2:])
-    return np.asarray(anchor + np.linspace(0.0, 1.0, 11)[:, None] * (nearest - anchor))
+    n_points = max(11, int(np.hypot(*(nearest - anchor)) / SPACING_PX) + 1)
+    return np.asarray(anchor + np.linspace(0.0, 1.0, n_points)[:, None] * (nearest - anchor))
 
 
 def _draw(axes: Axes, label: Label, place: _Place, *, size: float, scale: float) -> None:
