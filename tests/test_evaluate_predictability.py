@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from routerlib.costs import Lens
 from routerlib.evaluate.predictability import explain_advantage
@@ -76,3 +77,26 @@ def test_what_only_the_judge_tells(first_step_lattice: Lattice, toy_lens: Lens) 
     ).set_index("protocol")
     assert frame["value"]["draft"] < 0.2
     assert frame["value"]["judge"] > 0.9
+
+
+def test_what_a_set_of_features_tells(first_step_lattice: Lattice, toy_lens: Lens) -> None:
+    sets = ["default", "problem_only", "position_only"]
+    frame = explain_advantage(
+        first_step_lattice,
+        {"trees": TREES},
+        toy_lens,
+        ["before"],
+        feature_sets=sets,
+        n_folds=3,
+        n_resamples=50,
+    )
+    assert frame["features"].tolist() == sets
+    told = frame.set_index("features")["value"]
+    # The kind of the problem counts at the first step only, so it takes both to know.
+    assert told["default"] > 0.9
+    assert 0.1 < told["problem_only"] < 0.6
+    assert told["position_only"] < 0.6
+    with pytest.raises(ValueError, match="unknown feature set 'text'"):
+        explain_advantage(
+            first_step_lattice, {"trees": TREES}, toy_lens, ["before"], feature_sets=["text"]
+        )

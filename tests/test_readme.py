@@ -93,6 +93,16 @@ def test_the_readme_says_why_the_gain_is_no_larger() -> None:
     assert explained.loc[explained["protocol"] == "before", "value"].max() == pytest.approx(
         1 / 8, abs=0.02
     )
+    told = pd.read_csv(paths.FIGURES / "predictability_by_benchmark.csv")
+    told = told[told["n"] > 24].set_index(["benchmark", "lens", "features"])
+    everywhere = told["value"].unstack()
+    billed, free = (everywhere.xs(lens, level="lens") for lens in ("flops", "generated_flops"))
+    assert billed.loc["gsm8k", "position_only"] == pytest.approx(1 / 8, abs=0.02)
+    assert len(billed) == 6
+    assert (billed["default"] - billed["position_only"] < 0.03).all()
+    assert (free["position_only"] < 0.06).all()
+    alone = told.xs("problem_only", level="features").xs("flops", level="lens")
+    assert set(alone.index[alone["low"] > 0]) == {"math"}
     leads = pd.read_csv(paths.FIGURES / "ceilings.csv").set_index("decisions")["oracle_over_chord"]
     assert 1.7 < leads[6] / leads[1] < 2.0
 
