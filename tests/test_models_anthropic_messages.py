@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -166,6 +167,7 @@ def test_thinking_is_billed_and_left_out() -> None:
         (make_reply("no", stop_reason="refusal"), "ended by 'refusal'"),
         (make_reply("no", stop_reason="tool_use"), "ended by 'tool_use'"),
         (make_reply("no", stop_reason=None), "ended by None"),
+        (make_reply("no", stop_reason=["refusal"]), r"ended by \['refusal'\]"),
         (make_reply("no", content=[{"type": "tool_use", "id": "x"}]), "type 'tool_use'"),
         (make_reply("no", content=None), "cannot be read"),
         (make_reply("no", usage=None), "cannot be read"),
@@ -183,7 +185,7 @@ def test_a_reply_that_cannot_be_used(reply: Any, message: str) -> None:
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(), st.lists))
-def test_any_reply_is_a_model_error_or_a_completion(content: Any) -> None:
+def test_any_junk_is_a_model_error(content: Any) -> None:
     with pytest.raises(ModelError):
         read({"content": content, "stop_reason": content, "usage": content})
 
@@ -245,6 +247,18 @@ def test_the_key_is_read_at_the_first_call_and_never_told(
         ask(model)
     assert server.headers_seen[0]["Authorization"] == "Bearer secret-1"
     assert "secret-1" not in f"{caught.value} {caught.value.__cause__!r} {model!r}"
+
+
+@pytest.mark.parametrize("status", [401, 500])
+def test_a_key_that_the_server_repeats_is_in_no_traceback(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "secret-1")
+    content = b'{"error": {"message": "Incorrect API key: secret-1"}}'
+    server.acts = [lambda handler: handler.answer(status, content)]
+    with pytest.raises(ModelError, match=r"Incorrect API key: \[key\]") as caught:
+        ask(make_model(server, api_key_env="SOME_KEY"))
+    assert "secret-1" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_other_credentials_of_the_environment_are_not_sent(

@@ -167,7 +167,7 @@ def read_message(
             f"a reply with a value that cannot be read ({type(failure).__name__}: {failure}): "
             f"{str(reply)[:300]!r}"
         ) from failure
-    if stop_reason not in _ENDED_BY:
+    if not isinstance(stop_reason, str) or stop_reason not in _ENDED_BY:
         raise ModelError(
             f"a reply that ended by {stop_reason!r}, where one of {', '.join(_ENDED_BY)} was "
             "expected"

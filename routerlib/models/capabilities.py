@@ -54,7 +54,7 @@ class Capabilities:
 
 
 async def probe_capabilities(transport: Transport) -> Capabilities:
-    """Ask a model for each capability, one request after the other; at most nine.
+    """Ask a model for each capability, one request after the other; at most ten.
 
     Raises ModelError when it answers no plain request, TransientModelError when the server fails.
     """
@@ -104,7 +104,8 @@ class _Probe:
         try:
             answer = await self.transport.send(self.path, body | dict(more))
             usage = answer.reply.get("usage") if isinstance(answer.reply, dict) else None
-            self.reports_cached_tokens |= self.has_cached_tokens(usage or {})
+            if isinstance(usage, dict):
+                self.reports_cached_tokens |= self.has_cached_tokens(usage)
             return self.read(answer.reply)
         except TransientModelError:
             raise

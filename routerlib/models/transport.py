@@ -142,12 +142,12 @@ class Transport:
             said = self._hide_key(failure.response.text)[:300]
             reason = f"status {failure.status_code}: {said}"
             if failure.status_code in _TRANSIENT_STATUS or failure.status_code >= 500:
-                raise _RetryableError(
-                    reason, _read_retry_after(failure.response.headers)
-                ) from failure
+                retry_after_s = _read_retry_after(failure.response.headers)
+                raise _RetryableError(reason, retry_after_s) from None
+            # The SDK's own error holds the server's words as they came, a repeated key too.
             raise ModelError(
                 f"{self.model_name} at {self.base_url} refused the request with {reason}"
-            ) from failure
+            ) from None
         except sdk.APIConnectionError as failure:
             cause = failure.__cause__ or failure
             raise _RetryableError(f"{type(cause).__name__}: {cause}", None) from failure
