@@ -152,6 +152,8 @@ def test_the_readme_says_what_transfers() -> None:
     """When this fails, the sentences on transfer need another look."""
     table = pd.read_csv(paths.FIGURES / "transfer.csv").set_index(["factor", "level"])
     foreign = table[table["verdict"] != "reference"]
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    assert f"({len(foreign)} pairs were looked at)" in text
     assert len(foreign) >= 20
     arithmetic = "tested on basic_arithmetic_4x1"
     assert set(foreign.index[foreign["low"] > 0]) == {
