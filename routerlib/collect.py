@@ -24,6 +24,7 @@ from importlib import metadata
 from routerlib import __version__
 from routerlib.benchmarks import GENERATED_BENCHMARKS
 from routerlib.collect_rows import (
+    fill_refused_step,
     fill_step,
     make_blank_step,
     make_next_state,
@@ -31,7 +32,8 @@ from routerlib.collect_rows import (
     make_request,
     make_shared_request,
 )
-from routerlib.errors import ModelError, get_first_error
+from routerlib.continuations import build_correction, read_continuation
+from routerlib.errors import ModelError, StepRefusedError, get_first_error
 from routerlib.grading import BENCHMARK_STYLE, grade
 from routerlib.models.protocol import Model
 from routerlib.plans import (
@@ -61,8 +63,9 @@ class CollectReport:
     """What a run did so far; also what a progress bar shows.
 
     ``problems_done`` counts problems of which nothing is missing any more, ``calls`` answered and
-    failed calls, ``recorded_before`` the expansions that were there when the run started;
-    ``started`` is the monotonic clock's reading then, in seconds.
+    failed calls, ``refused`` answers after which the model was asked again, ``recorded_before`` the
+    expansions that were there when the run started; ``started`` is the monotonic clock's reading
+    then, in seconds.
     """
 
     problems_total: int = 0
@@ -70,6 +73,7 @@ class CollectReport:
     calls: int = 0
     recorded_before: int = 0
     errors: int = 0
+    refused: int = 0
     retries: int = 0
     completion_tokens: int = 0
     prompt_tokens: int = 0
@@ -277,15 +281,28 @@ class Collector:
             self._shared_prompt_tokens[model.id] = answer.prompt_tokens
 
     async def _expand(self, expansion: Expansion) -> None:
+        """Ask for an expansion, and again after an answer that its protocol refuses."""
         model = self.models[expansion.model_index]
-        try:
-            completion = await model.complete(make_request(expansion, self.config))
-        except ModelError as error:
-            self._record_failure(expansion, error)
+        continuation = self.config.get_continuation(expansion.model_index)
+        request, rule = make_request(expansion, self.config), self.config.step_rule
+        for left in reversed(range(self.config.corrections + 1)):
+            try:
+                answer = await model.complete(request)
+            except ModelError as error:
+                self._record_failure(expansion, error)
+                return
+            try:
+                completion = read_continuation(
+                    continuation, answer, expansion.state.text, expansion.kind, rule
+                )
+            except StepRefusedError as refusal:
+                self._record_failure(expansion, refusal, answer, is_final=left == 0)
+                request = build_correction(request, answer.text, str(refusal))
+                continue
+            self._calls[model.id] += 1
+            self._failures_in_a_row[model.id] = 0
+            self._record(expansion, completion)
             return
-        self._calls[model.id] += 1
-        self._failures_in_a_row[model.id] = 0
-        self._record(expansion, completion)
 
     def _record(self, expansion: Expansion, completion: Completion) -> None:
         next_state = make_next_state(expansion, completion, self.config)
@@ -295,21 +312,42 @@ class Collector:
         if expansion.choice is not None:
             self.writer.add_choice(expansion.choice)
         self.report.calls += 1
-        self.report.retries += completion.retries
-        self.report.completion_tokens += completion.completion_tokens
-        self.report.prompt_tokens += completion.prompt_tokens
+        self._count_tokens(completion)
         self._on_change(self.report)
 
-    def _record_failure(self, expansion: Expansion, error: ModelError) -> None:
+    def _record_failure(
+        self,
+        expansion: Expansion,
+        error: ModelError,
+        refused: Completion | None = None,
+        *,
+        is_final: bool = True,
+    ) -> None:
+        """Write the row of a call that failed or whose answer was ``refused``. One that is asked
+        for again (not ``is_final``) is no failure yet."""
         text = f"{type(error).__name__}: {error}"
-        self.writer.add_step(replace(self._make_blank_step(expansion), error=text))
+        blank = self._make_blank_step(expansion)
+        if refused is None:
+            self.writer.add_step(replace(blank, error=text))
+        else:
+            self.writer.add_step(fill_refused_step(blank, refused, text))
+            self._count_tokens(refused)
         self.report.calls += 1
+        if not is_final:
+            self.report.refused += 1
+            self._on_change(self.report)
+            return
         self.report.errors += 1
         self._on_change(self.report)
         model_id = self.models[expansion.model_index].id
         for counter in (self._calls, self._failures, self._failures_in_a_row):
             counter[model_id] += 1
         self._check_failures(model_id, error)
+
+    def _count_tokens(self, answer: Completion) -> None:
+        self.report.retries += answer.retries
+        self.report.completion_tokens += answer.completion_tokens
+        self.report.prompt_tokens += answer.prompt_tokens
 
     def _check_failures(self, model_id: str, error: ModelError) -> None:
         """Give up when too many calls of a model failed."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from routerlib import paths
+from routerlib.continuations import CONTINUATIONS
 from routerlib.errors import MissingGeneratorError, ModelError
 from routerlib.plans import PLANS
 from routerlib.prompts import PROMPTS
@@ -70,6 +71,12 @@ def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
         ("tiny", None, "weights of a third model, cheaper than both (default: none)"),
     ):
         add_model_options(command, role, default, meaning)
+        command.add_argument(
+            f"--{role}-continuation",
+            choices=CONTINUATIONS,
+            default="prefill",
+            help="how it is made to go on from the steps so far (default: prefill)",
+        )
     command.add_argument(
         "--concurrency", type=at_least(1), default=None, help="calls in flight of each model"
     )
@@ -140,6 +147,7 @@ def run_collect(options: argparse.Namespace) -> int:
     from routerlib.store import TraceIndex, TraceWriter
 
     rule = PROMPTS[options.prompt].step_rule
+    roles = [role for role in ROLES if getattr(options, role) is not None]
     config = CollectConfig(
         plan=options.plan,
         depth=options.depth,
@@ -148,13 +156,13 @@ def run_collect(options: argparse.Namespace) -> int:
         max_step_tokens=rule.max_step_tokens,
         max_tail_tokens=rule.max_tail_tokens,
         temperature=options.temperature,
+        continuations=tuple(getattr(options, f"{role}_continuation") for role in roles),
         rollouts=options.rollouts,
         large_probability=options.large_probability,
         concurrency=options.concurrency or CONCURRENCY[options.engine],
         shared_machine=not options.separate_machines,
         chunk_problems=options.chunk,
     )
-    roles = [role for role in ROLES if getattr(options, role) is not None]
     cards = [get_model_card(getattr(options, role), options.engine) for role in roles]
     _check_different(roles, cards)
     problems = read_problems(options)
@@ -290,7 +298,9 @@ def _record(collector: Collector, problems: Sequence[Problem], options: argparse
         return 130
     print(
         f"\n{report.problems_done} of {report.problems_total} problems complete, "
-        f"{report.calls} calls ({report.errors} failed, {report.retries} retried), "
+        f"{report.calls} calls ({report.errors} failed, {report.retries} retried"
+        + (f", {report.refused} refused and asked for again" if report.refused else "")
+        + "), "
         f"{report.completion_tokens} tokens"
     )
     if report.errors:

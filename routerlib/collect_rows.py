@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from routerlib.benchmarks import compute_problem_features
+from routerlib.continuations import build_request
 from routerlib.grading import BENCHMARK_STYLE, extract_answer, grade
 from routerlib.plans import CollectConfig, Expansion
 from routerlib.prompts import PROMPTS, build_messages
@@ -39,19 +40,20 @@ def make_problem_row(problem: Problem) -> ProblemRow:
 
 
 def make_request(expansion: Expansion, config: CollectConfig) -> Request:
-    """Return the call that an expansion stands for. A step stops at the delimiter, a tail runs to
-    the end of the answer."""
-    return Request(
-        messages=build_messages(
-            PROMPTS[config.prompt_version], expansion.problem.text, expansion.state.text
-        ),
+    """Return the call that an expansion stands for, by its model's protocol."""
+    return build_request(
+        PROMPTS[config.prompt_version],
+        config.get_continuation(expansion.model_index),
+        expansion.problem.text,
+        expansion.state.text,
+        kind=expansion.kind,
+        delimiter=config.delimiter,
         sampling=Sampling(
             temperature=config.temperature,
-            max_tokens=config.step_rule.get_max_tokens(expansion.kind),
+            max_tokens=config.get_max_tokens(expansion.model_index, expansion.kind),
             top_logprobs=config.top_logprobs,
             seed=expansion.sample_index if config.temperature > 0 else None,
         ),
-        stop=(config.delimiter,) if expansion.kind == "step" else (),
     )
 
 
@@ -100,9 +102,9 @@ def make_blank_step(
         model_id=model_id,
         kind=expansion.kind,
         sample_index=expansion.sample_index,
-        prompt_version=config.prompt_version,
+        prompt_version=config.get_prompt_version(expansion.model_index),
         temperature=config.temperature,
-        max_tokens=config.step_rule.get_max_tokens(expansion.kind),
+        max_tokens=config.get_max_tokens(expansion.model_index, expansion.kind),
         next_state_id=None,
         text=None,
         ended_by=None,
@@ -112,6 +114,22 @@ def make_blank_step(
         shared_prompt_tokens=shared_prompt_tokens,
         finish_reason=None,
         requested_model=model_id,
+    )
+
+
+def fill_refused_step(blank: Step, refused: Completion, error: str) -> Step:
+    """Return the row of a call whose answer was refused: no text, but what it took."""
+    return replace(
+        blank,
+        error=error,
+        completion_tokens=refused.completion_tokens,
+        prompt_tokens=refused.prompt_tokens,
+        cached_prompt_tokens=refused.cached_prompt_tokens,
+        finish_reason=refused.finish_reason,
+        latency_s=refused.latency_s,
+        retries=refused.retries,
+        returned_model=refused.returned_model,
+        request_id=refused.request_id,
     )
 
 

@@ -31,6 +31,10 @@ class TransientModelError(ModelError):
     """A model call failed in a way that may pass (timeout, 429, 5xx, closed connection)."""
 
 
+class StepRefusedError(ModelError):
+    """A model's answer is not the one new step, or the rest, that was asked for."""
+
+
 class JudgementError(ModelError):
     """A judge's reply holds no answer to its question."""
 

@@ -12,6 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from routerlib.continuations import (
+    CONTINUATIONS,
+    Continuation,
+    get_max_tokens,
+    name_prompt_version,
+)
 from routerlib.prompts import PROMPTS
 from routerlib.records import (
     Choice,
@@ -45,7 +51,8 @@ class CollectConfig:
     ``max_tail_tokens`` are those of the ``StepRule``. ``temperature`` and ``top_logprobs``
     (alternatives recorded of a first token) go to the model; ``sample_index`` tells repeated
     samples of one expansion apart and is their seed at a temperature above 0, where the server
-    takes one.
+    takes one. ``continuations`` names each model's protocol, ``prefill`` for all when it is empty;
+    after an answer that its protocol refuses a model is asked ``corrections`` times more.
 
     Plan ``rollout`` writes ``rollouts`` solutions of each problem, with the sample indices from
     ``sample_index`` on; before each step it draws the dearest model with ``large_probability``,
@@ -67,6 +74,8 @@ class CollectConfig:
     temperature: float = 0.0
     top_logprobs: int = 10
     sample_index: int = 0
+    continuations: tuple[Continuation, ...] = ()
+    corrections: int = 1
     rollouts: int = 4
     large_probability: float = 0.5
     concurrency: int = 128
@@ -86,17 +95,41 @@ class CollectConfig:
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("depth", "temperature", "top_logprobs", "sample_index"):
+        for name in ("depth", "temperature", "top_logprobs", "sample_index", "corrections"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("max_failed_share", "large_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        unknown = [name for name in self.continuations if name not in CONTINUATIONS]
+        if unknown:
+            raise ValueError(
+                f"unknown protocol {unknown[0]!r}: use one of {', '.join(CONTINUATIONS)}"
+            )
         _ = self.step_rule  # checks its own values
 
     @property
     def step_rule(self) -> StepRule:
         return StepRule(self.delimiter, self.max_step_tokens, self.max_tail_tokens)
+
+    def get_continuation(self, model_index: int) -> Continuation:
+        """Return a model's protocol. Raises ValueError when there are fewer than models."""
+        if not self.continuations:
+            return "prefill"
+        if model_index >= len(self.continuations):
+            raise ValueError(
+                f"continuations {list(self.continuations)} name no protocol for model number "
+                f"{model_index + 1}: give one for each model"
+            )
+        return self.continuations[model_index]
+
+    def get_prompt_version(self, model_index: int) -> str:
+        """Return what the steps of a model record as their prompt version."""
+        return name_prompt_version(self.prompt_version, self.get_continuation(model_index))
+
+    def get_max_tokens(self, model_index: int, kind: StepKind) -> int:
+        """Return the cap of one call of a model."""
+        return get_max_tokens(self.get_continuation(model_index), kind, self.step_rule)
 
     @property
     def samples(self) -> range:
@@ -213,9 +246,9 @@ def make_expansion(
         model_id=model_ids[model_index],
         kind=kind,
         temperature=config.temperature,
-        max_tokens=config.step_rule.get_max_tokens(kind),
+        max_tokens=config.get_max_tokens(model_index, kind),
         delimiter=config.delimiter,
-        prompt_version=config.prompt_version,
+        prompt_version=config.get_prompt_version(model_index),
         sample_index=sample,
     )
     choice = make_choice(step_id, model_index, len(model_ids), config)

@@ -88,8 +88,8 @@ class Completion:
 
     ``text`` excludes the stop string. ``token_logprobs`` has one entry per generated token,
     the one that held the stop string included where the server reports it, and is empty when the
-    server gives none. ``first_token_top`` holds (token, log-probability) pairs of the first
-    generated token, most probable first.
+    server gives none; ``token_texts`` are the same tokens as texts. ``first_token_top`` holds
+    (token, log-probability) pairs of the first generated token, most probable first.
     """
 
     text: str
@@ -104,6 +104,7 @@ class Completion:
     request_id: str
     latency_s: float
     retries: int = 0
+    token_texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +157,10 @@ class Step:
 
     ``id`` is the hash of everything that determines the request, so an expansion is asked for
     once; ``attempt`` counts failed calls before this row. A failed call has ``error`` set, no text
-    and no next state. ``prompt_tokens`` includes ``shared_prompt_tokens``, the part of the prompt
-    that all problems share (system message and worked examples).
+    and no next state; it has tokens if its answer was refused, for those are billed.
+    ``prompt_version`` names prompt and protocol (``continuations.name_prompt_version``).
+    ``prompt_tokens`` includes ``shared_prompt_tokens``, the part of the prompt that all problems
+    share (system message and worked examples).
     """
 
     id: str

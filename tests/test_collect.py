@@ -436,6 +436,8 @@ CHANGED = {
     "temperature": 0.5,
     "top_logprobs": 1,
     "sample_index": 1,
+    "continuations": ("one_shot", "prefill"),
+    "corrections": 0,
     "rollouts": 2,
     "large_probability": 1.0,
     "concurrency": 1,
@@ -476,6 +478,8 @@ def test_every_setting_has_an_effect(
     base = replace(CONFIG, min_calls_for_share=4, max_failed_share=0.6)
     if name in ("rollouts", "large_probability"):
         base = replace(base, plan="rollout")
+    if name == "corrections":  # the models begin each turn anew, which is refused
+        base = replace(base, continuations=("continue_turn", "continue_turn"))
     changed = replace(base, **{name: CHANGED[name]})  # type: ignore[arg-type]
     first, again, other = (
         observe(tmp_path / folder, config)

@@ -21,6 +21,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"records", "errors", "paths"},
     {"benchmarks", "prompts", "example_solutions", "judge_prompts", "steps", "grading"}
+    | {"continuations"}
     | {"latex", "costs"},
     {"models", "store", "weights"},
     {"collect", "collect_rows", "plans", "serve", "engine_process", "vllm_engine", "dequantise"}

@@ -111,10 +111,17 @@ REQUEST_FIELDS = {
     "max_step_tokens": 99,
     "temperature": 0.7,
     "sample_index": 1,
+    "continuations": ("one_shot", "prefill"),
 }
 OTHER_FIELDS = {"plan", "depth", "top_logprobs", "concurrency", "shared_machine"}
 OTHER_FIELDS |= {"max_tail_tokens", "chunk_problems", "max_consecutive_failures"}
-OTHER_FIELDS |= {"max_failed_share", "min_calls_for_share", "rollouts", "large_probability"}
+OTHER_FIELDS |= {
+    "corrections",
+    "max_failed_share",
+    "min_calls_for_share",
+    "rollouts",
+    "large_probability",
+}
 
 
 def get_root_id(config: CollectConfig, kind: StepKind = "step") -> str:
@@ -163,11 +170,23 @@ def test_the_cap_of_the_kind_counts() -> None:
         {"temperature": -0.1},
         {"top_logprobs": -1},
         {"sample_index": -1},
+        {"corrections": -1},
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes)).replace("_version", " version")):
         CollectConfig(**changes)
+
+
+def test_each_model_has_a_known_protocol() -> None:
+    with pytest.raises(ValueError, match="unknown protocol 'prefil': use one of prefill, "):
+        CollectConfig(continuations=("prefil", "one_shot"))  # type: ignore[arg-type]
+    config = CollectConfig(continuations=("one_shot",))
+    assert config.get_prompt_version(0) == "short-lines-v1+one_shot"
+    assert (config.get_max_tokens(0, "step"), CONFIG.get_max_tokens(1, "step")) == (200, 100)
+    assert CONFIG.get_prompt_version(1) == "short-lines-v1"
+    with pytest.raises(ValueError, match="no protocol for model number 2: give one for each model"):
+        config.get_continuation(1)
 
 
 ROLLOUT = CollectConfig(plan="rollout", depth=2, temperature=0.7, rollouts=2, sample_index=5)

@@ -42,10 +42,14 @@ def write_solution(model_index: int, problem_text: str, prefix: str) -> str:
 
 
 def read_asked(request: Request) -> tuple[str, str]:
-    """The problem's text and the prefix of a request."""
-    if request.messages[-1].role == "assistant":
-        return request.messages[-2].content, request.messages[-1].content
-    return request.messages[-1].content, ""
+    """The problem's text and the prefix of a request, by whatever protocol it asks."""
+    last = request.messages[-1]
+    if last.role == "assistant":
+        return request.messages[-2].content, last.content
+    problem, _, turn = last.content.partition("\n\n")
+    so_far, found, steps = turn.rpartition("\n\n")[0].partition("The solution so far:\n")
+    assert not so_far
+    return problem, steps + "\n" if found else ""
 
 
 def make_gsm8k_problems() -> list[Problem]:

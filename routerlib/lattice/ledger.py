@@ -3,7 +3,9 @@
 A model pays for the part of its prompt that it has not read yet on this path. At first it has read
 what all problems share (the system message and the worked examples); after a call of its own it
 has read that prompt and its own completion; text written by another model is new to it. So a
-switch is billed by itself, as the prefill of the text that the other model wrote.
+switch is billed by itself, as the prefill of the text that the other model wrote. Where a model is
+asked anew in a user's turn (protocols ``continue_turn`` and ``one_shot``), its own completion is
+part of that turn, so it is read like another's. What a refused answer took is billed as written.
 
 The judge is the large model with another prompt: other instructions, then the same problem and
 steps. So it has two caches on a path. What it read in order to solve does not help it to judge;
@@ -72,6 +74,7 @@ def _compute_ledger(graph: RecordedGraph, paths: Paths, protocol: DecisionProtoc
     prompt = take_rows(graph.prompt_tokens, paths.edge_step)
     shared = take_rows(graph.shared_tokens, paths.edge_step)
     completion = take_rows(graph.completion_tokens, paths.edge_step)
+    kept = take_rows(graph.kept_tokens, paths.edge_step)
     n_nodes, n_models = paths.edge_step.shape
     actions = np.arange(n_models)
     ledger = np.zeros((n_nodes, n_models, n_models, len(LEDGER_FIELDS)))
@@ -91,6 +94,6 @@ def _compute_ledger(graph: RecordedGraph, paths: Paths, protocol: DecisionProtoc
                 spent[:, 2] = np.where(np.isnan(spent[:, 2]), np.nan, PROBE_TOKENS)
             ledger[nodes, 1:, 0] = spent[:, None, :]
             seen_after[nodes, 1:, 0] = prompt[nodes, :1]
-        seen_after[nodes, actions, actions] = prompt[nodes] + completion[nodes]
+        seen_after[nodes, actions, actions] = prompt[nodes] + kept[nodes]
     ledger[np.isnan(ledger).any(axis=(2, 3))] = np.nan
     return ledger

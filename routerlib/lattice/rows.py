@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from routerlib.benchmarks.splits import compute_rank
+from routerlib.continuations import split_prompt_version
 from routerlib.errors import StoreError
 from routerlib.features import FIELDS, PROBLEM_COLUMN
 from routerlib.records import StepKind, compute_state_id
@@ -47,7 +48,8 @@ class RecordedGraph:
     ``root_state`` (P,); ``state_ids`` (S); ``step_of`` (2, S, K): row of the step of a kind (index
     in ``KINDS``) from a state by a model, or -1; ``step_next`` (R,): state it reaches;
     ``step_outcome`` (R,): 1 or 0 when it ends the solution, else NaN; ``prompt_tokens``,
-    ``shared_tokens``, ``completion_tokens`` (R,); ``judge_score``, ``judge_prompt_tokens``,
+    ``shared_tokens``, ``completion_tokens`` (R,), refused answers included in the last; of them
+    ``kept_tokens`` (R,) are not read again by their model; ``judge_score``, ``judge_prompt_tokens``,
     ``judge_shared_tokens``, ``judge_completion_tokens`` (R,): the last model's judgement of a step,
     NaN where there is none; ``steps``: the frame of the R rows with ``state_text``;
     ``problem_fields``: name -> (P,).
@@ -62,6 +64,7 @@ class RecordedGraph:
     prompt_tokens: FloatArray
     shared_tokens: FloatArray
     completion_tokens: FloatArray
+    kept_tokens: FloatArray
     judge_score: FloatArray
     judge_prompt_tokens: FloatArray
     judge_shared_tokens: FloatArray
@@ -85,7 +88,8 @@ def index_graph(
     order of ``benchmarks.splits.compute_rank``, so that any limit keeps a fair sample.
 
     Raises ``StoreError`` when there is no such problem, when steps or states contradict each
-    other, or when more than one prompt version was recorded and none is named.
+    other, or when more than one prompt, or more than one protocol of a model, was recorded and none
+    is named.
     """
     problems = tables.problems.filter(
         (pl.col("benchmark") == benchmark) & (pl.col("split") == split)
@@ -130,7 +134,10 @@ def index_graph(
         step_outcome=_compute_outcomes(steps),
         prompt_tokens=steps["prompt_tokens"].to_numpy().astype(np.float64),
         shared_tokens=steps["shared_prompt_tokens"].to_numpy().astype(np.float64),
-        completion_tokens=steps["completion_tokens"].to_numpy().astype(np.float64),
+        completion_tokens=(steps["completion_tokens"] + steps["refused_tokens"])
+        .to_numpy()
+        .astype(np.float64),
+        kept_tokens=_count_kept_tokens(steps),
         **_get_judgements(tables.judgements, steps["id"], model_ids[-1]),
         steps=steps,
         problem_fields=_get_problem_fields(problems)
@@ -174,18 +181,26 @@ def _filter_steps(
     temperature: float,
     sample_index: int,
 ) -> pl.DataFrame:
-    """Return the successful steps that the lattice is made of, one for each expansion."""
-    usable = steps.filter(
-        pl.col("error").is_null()
-        & pl.col("model_id").is_in(list(model_ids))
+    """Return the successful steps that the lattice is made of, one for each expansion, with what
+    refused answers took in ``refused_tokens``."""
+    asked = steps.filter(
+        pl.col("model_id").is_in(list(model_ids))
         & (pl.col("sample_index") == sample_index)
         & (pl.col("temperature") == temperature)
-    ).unique("id", keep="first", maintain_order=True)
+    )
     if prompt_version is not None:
-        usable = usable.filter(pl.col("prompt_version") == prompt_version)
-    versions = usable["prompt_version"].unique().sort().to_list()
-    if len(versions) > 1:
-        raise StoreError(f"steps of prompt versions {versions} are recorded: name prompt_version")
+        asked = asked.filter(pl.col("prompt_version") == prompt_version)
+    usable = asked.filter(pl.col("error").is_null()).unique("id", keep="first", maintain_order=True)
+    _check_prompt_versions(usable)
+    refused = (
+        asked.filter(pl.col("error").is_not_null())
+        .unique(["id", "attempt"])
+        .group_by("id")
+        .agg(pl.col("completion_tokens").sum().alias("refused_tokens"))
+    )
+    usable = usable.join(refused, on="id", how="left", maintain_order="left").with_columns(
+        pl.col("refused_tokens").fill_null(0)
+    )
     clash = usable.filter(pl.struct("state_id", "model_id", "kind").is_duplicated())
     if len(clash):
         row = clash.row(0, named=True)
@@ -194,6 +209,15 @@ def _filter_steps(
             f"model {row['model_id']!r} (other token caps or delimiter?): keep one of them"
         )
     return usable
+
+
+def _check_prompt_versions(steps: pl.DataFrame) -> None:
+    """Raise StoreError unless there is one prompt, and one protocol for each model."""
+    names = steps.select("model_id", "prompt_version").unique()
+    versions = names["prompt_version"].unique().sort().to_list()
+    prompts = {split_prompt_version(name)[0] for name in versions}
+    if len(prompts) > 1 or names["model_id"].is_duplicated().any():
+        raise StoreError(f"steps of prompt versions {versions} are recorded: name prompt_version")
 
 
 def _join_steps(
@@ -238,6 +262,13 @@ def _compute_outcomes(steps: pl.DataFrame) -> FloatArray:
         )
     right = steps["is_correct"].fill_null(False).to_numpy().astype(np.float64)
     return np.where(ends.to_numpy(), right, np.nan)
+
+
+def _count_kept_tokens(steps: pl.DataFrame) -> FloatArray:
+    """Return (R,) how many tokens of what it wrote a model need not read again in its next prompt:
+    all where it goes on with its own answer, none where a user's turn repeats it."""
+    is_prefill = [split_prompt_version(name)[1] == "prefill" for name in steps["prompt_version"]]
+    return np.where(is_prefill, steps["completion_tokens"].to_numpy(), 0).astype(np.float64)
 
 
 def _get_judgements(

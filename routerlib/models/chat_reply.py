@@ -92,6 +92,7 @@ def _read(
         request_id=request_id or str(reply.get("id") or ""),
         latency_s=latency_s,
         retries=retries,
+        token_texts=tuple(str(entry.get("token", "")) for entry in entries),
     )
 
 

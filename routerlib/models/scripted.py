@@ -103,6 +103,7 @@ def build_completion(text: str, request: Request, model_id: str) -> Completion:
         returned_model=model_id,
         request_id=f"scripted-{compute_id(request)}",
         latency_s=0.0,
+        token_texts=tuple(tokens),
     )
 
 

@@ -1,0 +1,183 @@
+"""How a model is made to go on from the steps so far: three protocols, requests and answers.
+
+- ``prefill``: it goes on with its own begun answer, up to the delimiter. The server must continue a
+  last message of the assistant.
+- ``continue_turn``: a user's turn holds the steps so far and asks for the next one alone; the model
+  writes up to the delimiter.
+- ``one_shot``: such a turn asks for the rest of the solution; the next step is cut off its start,
+  the others are thrown away. It takes no stop sequence either.
+
+A completion to the end (kind ``tail``) is asked for alike, without a delimiter. Everything here is
+computed; nothing calls a model. Invariants: what is accepted is one new step (or one tail) that
+goes on where the steps so far end, or it is refused with the reason; tokens are those that were
+written, also of text that is thrown away; log-probabilities are of the tokens that are kept, or
+there are none.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Literal, get_args
+
+from routerlib.errors import StepRefusedError
+from routerlib.prompts import PromptVersion, build_messages
+from routerlib.records import Completion, Message, Request, Sampling, StepKind
+from routerlib.steps import StepRule, split_steps
+
+Continuation = Literal["prefill", "continue_turn", "one_shot"]
+CONTINUATIONS: tuple[Continuation, ...] = get_args(Continuation)
+
+_SEPARATOR = "+"
+_SO_FAR = "The solution so far:"
+
+
+def name_prompt_version(prompt_version: str, continuation: Continuation) -> str:
+    """Return what a step records as its prompt version: a protocol other than prefill is part of
+    it.
+
+    >>> name_prompt_version("short-lines-v1", "one_shot")
+    'short-lines-v1+one_shot'
+    """
+    if continuation == "prefill":
+        return prompt_version
+    return f"{prompt_version}{_SEPARATOR}{continuation}"
+
+
+def split_prompt_version(name: str) -> tuple[str, Continuation]:
+    """Return the prompt and the protocol that a step's prompt version names. Raises ValueError for
+    a protocol that is none.
+
+    >>> split_prompt_version("short-lines-v1+one_shot"), split_prompt_version("short-lines-v1")
+    (('short-lines-v1', 'one_shot'), ('short-lines-v1', 'prefill'))
+    """
+    version, separator, protocol = name.partition(_SEPARATOR)
+    if not separator:
+        return version, "prefill"
+    for known in CONTINUATIONS[1:]:
+        if protocol == known:
+            return version, known
+    raise ValueError(f"{name!r} names no protocol: use one of {', '.join(CONTINUATIONS[1:])}")
+
+
+def get_max_tokens(continuation: Continuation, kind: StepKind, rule: StepRule) -> int:
+    """Return the cap of one call: what writes the whole rest may take as much as a tail."""
+    return rule.get_max_tokens("tail" if continuation == "one_shot" else kind)
+
+
+def build_request(
+    prompt: PromptVersion,
+    continuation: Continuation,
+    problem_text: str,
+    prefix: str,
+    *,
+    kind: StepKind,
+    delimiter: str,
+    sampling: Sampling,
+) -> Request:
+    """Return the call that asks for what follows ``prefix``; a step ends at ``delimiter``."""
+    if continuation == "prefill":
+        messages = build_messages(prompt, problem_text, prefix)
+    else:
+        turn = _build_turn(continuation, problem_text, prefix, kind, delimiter)
+        messages = build_messages(prompt, turn)
+    stops = (delimiter,) if kind == "step" and continuation != "one_shot" else ()
+    return Request(messages, sampling, stops)
+
+
+def _build_turn(
+    continuation: Continuation, problem_text: str, prefix: str, kind: StepKind, delimiter: str
+) -> str:
+    """Return the user's turn. Without any step yet, the whole solution is asked for by the problem
+    alone, as in the worked examples."""
+    unit = "line" if delimiter == "\n" else "paragraph"
+    whole = kind == "tail" or continuation == "one_shot"
+    if not prefix:
+        return problem_text if whole else f"{problem_text}\n\nWrite the first {unit} only."
+    asked = (
+        f"Write what follows these {unit}s, to the end of the solution. Do not repeat them."
+        if whole
+        else f"Write the next {unit} of the solution only. Do not repeat what is there."
+    )
+    return f"{problem_text}\n\n{_SO_FAR}\n{prefix.rstrip()}\n\n{asked}"
+
+
+def build_correction(request: Request, written: str, reason: str) -> Request:
+    """Return the call that asks once more after a refused answer."""
+    complaint = f"That was not usable: {reason}. Write only what comes next."
+    answer = Message("assistant", written.strip() or "(nothing)")
+    return replace(request, messages=(*request.messages, answer, Message("user", complaint)))
+
+
+def read_continuation(
+    continuation: Continuation,
+    completion: Completion,
+    prefix: str,
+    kind: StepKind,
+    rule: StepRule,
+) -> Completion:
+    r"""Return the part of an answer that goes on from ``prefix``, as a prefilled model would have
+    written it.
+
+    A verbatim repetition of all of ``prefix`` is taken off the start, and so is white space. Of
+    ``one_shot`` a step is what stands before the first delimiter. In ``continue_turn`` a model that
+    ends its turn after a step without an answer line has ended the step, not the solution. After a
+    step that was cut off the delimiter comes first, for nothing goes on in the middle of a line.
+
+    Raises:
+        StepRefusedError: nothing was written, a step that is already there was written again, or
+            several steps where one was asked for.
+    """
+    if continuation == "prefill":
+        return completion
+    text = completion.text.lstrip()
+    given = prefix.strip()
+    if given and (text == given or text.startswith(given + rule.delimiter)):
+        text = text[len(given) :].lstrip()
+    skipped = len(completion.text) - len(text)
+    ended_by = completion.ended_by
+    if kind == "step" and continuation == "one_shot" and rule.delimiter in text:
+        text, ended_by = text[: text.index(rule.delimiter)], "delimiter"
+    if kind == "step" and continuation == "continue_turn":
+        if ended_by == "eos":
+            text = text.rstrip()
+        if ended_by == "eos" and not re.search(rule.answer_pattern, text, flags=re.MULTILINE):
+            ended_by = "delimiter"
+    _check(text, prefix, kind, rule)
+    is_cut_off = bool(prefix) and not prefix.endswith(rule.delimiter)
+    return replace(
+        completion,
+        text=(rule.delimiter if is_cut_off else "") + text,
+        ended_by=ended_by,
+        token_logprobs=_keep_logprobs(completion, skipped, skipped + len(text)),
+        first_token_top=() if skipped else completion.first_token_top,
+    )
+
+
+def _check(text: str, prefix: str, kind: StepKind, rule: StepRule) -> None:
+    if not text.strip():
+        raise StepRefusedError("it holds no text that goes on from the steps so far")
+    if kind == "step" and rule.delimiter in text:
+        raise StepRefusedError("it holds several steps where one was asked for")
+    first = split_steps(text, rule.delimiter)[0].strip()
+    if first in {step.strip() for step in split_steps(prefix, rule.delimiter)}:
+        raise StepRefusedError("it repeats a step that is already there")
+
+
+def _keep_logprobs(completion: Completion, skipped: int, end: int) -> tuple[float, ...]:
+    """Return the log-probabilities of the tokens of ``completion.text[:end]`` and of the delimiter
+    that follows; none where the start was taken off or the tokens do not make up the text."""
+    if skipped:
+        return ()
+    if end >= len(completion.text):
+        return completion.token_logprobs
+    texts = completion.token_texts
+    if len(texts) != len(completion.token_logprobs) or not "".join(texts).startswith(
+        completion.text
+    ):
+        return ()
+    length = count = 0
+    while length <= end:
+        length += len(texts[count])
+        count += 1
+    return completion.token_logprobs[:count]
