@@ -8,14 +8,17 @@ the rest.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from routerlib.errors import ModelError, get_first_error
 
 _Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass(slots=True)
@@ -93,3 +96,21 @@ async def make_calls(
                 group.create_task(work(waiting))
     except BaseExceptionGroup as failures:  # of the tasks: the first error cancelled the others
         raise get_first_error(failures) from failures
+
+
+def run_cancellable(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run a coroutine in a thread of its own; an interrupt cancels it and waits for its end.
+
+    A notebook runs an event loop in its own thread already, and this way every signal keeps the
+    handler that it has: whatever that raises here (``KeyboardInterrupt``, ``SystemExit``) is an
+    interrupt, a second one included.
+    """
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(coroutine)
+    with contextlib.closing(loop), ThreadPoolExecutor(max_workers=1) as thread:
+        ended = thread.submit(loop.run_until_complete, task)
+        while True:
+            try:
+                return ended.result()
+            except (KeyboardInterrupt, SystemExit):
+                loop.call_soon_threadsafe(task.cancel)

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from routerlib import __version__, paths
 from routerlib.calibrate_command import add_calibrate_command
-from routerlib.collect_command import SMALL, add_collect_command, print_report
+from routerlib.collect_command import add_collect_command
 from routerlib.engine_process import signals_raise
 from routerlib.errors import RouterlibError
 from routerlib.judge_command import add_judge_command
+from routerlib.model_options import SMALL, print_report
 from routerlib.models_command import add_models_command
 from routerlib.score_command import add_score_command
 

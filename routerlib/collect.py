@@ -16,7 +16,7 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -35,6 +35,7 @@ from routerlib.collect_rows import (
 from routerlib.continuations import build_correction, read_continuation
 from routerlib.errors import ModelError, StepRefusedError, get_first_error
 from routerlib.grading import BENCHMARK_STYLE, grade
+from routerlib.models.capabilities import Capabilities
 from routerlib.models.protocol import Model
 from routerlib.plans import (
     CollectConfig,
@@ -85,14 +86,24 @@ class CollectReport:
         return self.completion_tokens / elapsed if elapsed > 0 else 0.0
 
 
-def make_run(config: CollectConfig, models: Sequence[Model], benchmark: str, split: str) -> Run:
-    """Return the row of a run that starts now."""
+def make_run(
+    config: CollectConfig,
+    models: Sequence[Model],
+    benchmark: str,
+    split: str,
+    capabilities: Mapping[str, Capabilities] | None = None,
+) -> Run:
+    """Return the row of a run that starts now, with what its models were found to be able to do,
+    by their ids."""
     now = datetime.now(UTC)
-    configuration = json.dumps(
-        asdict(config)
-        | {"models": [model.id for model in models], "benchmark": benchmark, "split": split},
-        sort_keys=True,
-    )
+    content = asdict(config) | {
+        "models": [model.id for model in models],
+        "benchmark": benchmark,
+        "split": split,
+    }
+    if capabilities:
+        content["capabilities"] = {name: asdict(found) for name, found in capabilities.items()}
+    configuration = json.dumps(content, sort_keys=True)
     libraries = ("openai", "pyarrow", "math-verify")
     versions = {name: metadata.version(name) for name in libraries} | {"routerlib": __version__}
     return Run(
@@ -111,7 +122,8 @@ class Collector:
     """Records the expansions of a plan into a store.
 
     ``models`` are ordered by price, cheapest first, with one card each. ``on_change`` is called
-    with the report after every call and every level, for a progress bar.
+    with the report after every call and every level, for a progress bar. ``get_spent_usd`` says at
+    the end what the run cost, None where nobody knows.
     """
 
     def __init__(
@@ -121,6 +133,8 @@ class Collector:
         writer: TraceWriter,
         config: CollectConfig,
         on_change: Callable[[CollectReport], None] = lambda report: None,
+        *,
+        get_spent_usd: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._model_ids = [model.id for model in models]
         if self._model_ids != [card.id for card in cards]:
@@ -136,6 +150,7 @@ class Collector:
         self.config = config
         self.report = CollectReport()
         self._on_change = on_change
+        self._get_spent_usd = get_spent_usd
         self._shared_prompt_tokens: dict[str, int] = {}
         self._calls: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
@@ -182,7 +197,7 @@ class Collector:
             raise get_first_error(group) from group
         finally:
             ended_at = datetime.now(UTC).isoformat(timespec="seconds")
-            self.writer.add_run(replace(run, ended_at=ended_at))
+            self.writer.add_run(replace(run, ended_at=ended_at, spent_usd=self._get_spent_usd()))
             self.writer.flush()
         return self.report
 

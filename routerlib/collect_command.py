@@ -5,36 +5,42 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import sys
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from routerlib import paths
+from routerlib.calls import run_cancellable
 from routerlib.continuations import CONTINUATIONS
-from routerlib.errors import MissingGeneratorError, ModelError
+from routerlib.errors import MissingGeneratorError, ModelError, SpendingCapError
+from routerlib.model_options import (
+    LARGE,
+    SMALL,
+    NamedModel,
+    add_model_options,
+    add_models_file_option,
+    at_least,
+    find_capabilities,
+    find_model,
+    load_capabilities,
+    open_model,
+)
 from routerlib.plans import PLANS
 from routerlib.prompts import PROMPTS
-from routerlib.serve import (
-    CONCURRENCY,
-    ENGINE_PREFILL,
-    ENGINE_TAKES_SEED,
-    ENGINES,
-    serve_local,
-)
-from routerlib.weights import get_model_card, get_weights
+from routerlib.serve import CONCURRENCY, ENGINES
 
 if TYPE_CHECKING:
-    from routerlib.collect import Collector, CollectReport
-    from routerlib.models.openai_compatible import OpenAICompatibleModel
-    from routerlib.plans import Estimate
-    from routerlib.records import ModelCard, Problem
+    from routerlib.collect import CollectReport
+    from routerlib.continuations import Continuation
+    from routerlib.models.capabilities import Capabilities
+    from routerlib.models.protocol import Model
+    from routerlib.models.spending import SpendingCap
+    from routerlib.plans import CollectConfig, Estimate
+    from routerlib.records import Problem
+    from routerlib.store import TraceIndex, TraceWriter
 
-_Result = TypeVar("_Result")
-
-SMALL = "qwen2.5-coder-0.5b-instruct-q4_k_m"
-LARGE = "qwen2.5-coder-1.5b-instruct-q4_k_m"
 ROLES = ("tiny", "small", "large")
 """What the options call the models, cheapest first; ``tiny`` is left out unless it is named."""
 
@@ -74,9 +80,21 @@ def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
         command.add_argument(
             f"--{role}-continuation",
             choices=CONTINUATIONS,
-            default="prefill",
-            help="how it is made to go on from the steps so far (default: prefill)",
+            help="how it is made to go on from the steps so far (default: prefill where the model "
+            "can, else continue_turn)",
         )
+    add_models_file_option(command)
+    command.add_argument(
+        "--alone",
+        action="store_true",
+        help="record each model's own solutions, not the mixtures of both",
+    )
+    command.add_argument(
+        "--max-usd",
+        type=above_zero,
+        default=math.inf,
+        help="most that this run may cost; needs the prices of all models (--models)",
+    )
     command.add_argument(
         "--concurrency", type=at_least(1), default=None, help="calls in flight of each model"
     )
@@ -110,45 +128,135 @@ def add_problem_options(
     command.add_argument("--data", type=Path, default=None, help="folder of benchmark files")
 
 
-def add_model_options(
-    command: argparse.ArgumentParser, role: str, default: str | None, meaning: str
-) -> None:
-    """Add the options that name a model and its server; ``open_model`` reads them."""
-    command.add_argument(f"--{role}", default=default, help=meaning)
-    command.add_argument(f"--{role}-url", help="its server that already runs, up to and with /v1")
-    command.add_argument(
-        f"--{role}-name", help="what that server calls it (default: as serve-local does)"
-    )
-    command.add_argument(
-        f"--{role}-alias",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="another name that its answers may carry",
-    )
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers that refuses those below ``least``."""
-
-    def integer(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is below {least}")
-        return value
-
-    return integer  # argparse calls what it refuses by this name
+def above_zero(text: str) -> float:
+    """Read an amount above 0."""
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
 
 
 def run_collect(options: argparse.Namespace) -> int:
-    """Record what is missing and return the exit status: 1 when calls failed, 130 when stopped."""
-    from routerlib.collect import Collector
-    from routerlib.plans import CollectConfig, estimate
+    """Record what is missing and return the exit status: 1 when calls failed, 130 when stopped, 3
+    when the next call might have passed ``--max-usd``."""
     from routerlib.store import TraceIndex, TraceWriter
 
+    named = [find_model(options, role) for role in ROLES if getattr(options, role) is not None]
+    _check_different(named)
+    cap = _make_cap(options, named)
+    problems = read_problems(options)
+    groups = [[model] for model in named] if options.alone else [named]
+    if options.dry_run:  # reads only, so a recording may be running
+        index, known = TraceIndex(options.traces), load_capabilities(options.traces)
+        for group in groups:
+            _print_estimate(index, problems, group, _make_config(options, group, known))
+        return 0
+    with contextlib.ExitStack() as opened:
+        writer = opened.enter_context(TraceWriter(options.traces))
+        known = load_capabilities(options.traces)
+        found = {
+            model.card.id: find_capabilities(model, known)
+            for model in named
+            if model.entry is not None
+        }
+        recording = _Recording(options, problems, writer, found, cap, opened)
+        return max(recording.record(group) for group in groups)
+
+
+@dataclass(slots=True)
+class _Recording:
+    """What a command records into: the groups of models share clients, store and cap."""
+
+    options: argparse.Namespace
+    problems: Sequence[Problem]
+    writer: TraceWriter
+    capabilities: Mapping[str, Capabilities]
+    cap: SpendingCap | None
+    opened: contextlib.ExitStack
+    clients: dict[str, Model] = field(default_factory=dict)
+
+    def record(self, named: Sequence[NamedModel]) -> int:
+        """Record what some models miss, tell how it ended, and return the exit status."""
+        from routerlib.collect import Collector, make_run
+
+        options = self.options
+        config = _make_config(options, named, self.capabilities)
+        planned = _print_estimate(self.writer, self.problems, named, config)
+        if planned.problems == planned.problems_complete:
+            return 0
+        models = [self._open(model, config.concurrency) for model in named]
+        known = {m.card.id: self.capabilities[m.card.id] for m in named if m.entry is not None}
+        run = make_run(config, models, options.benchmark, options.split, known)
+        spent_before = self.cap.spent_usd if self.cap else 0.0
+        with contextlib.closing(_Bar(planned.calls_expected)) as bar:
+            collector = Collector(
+                models,
+                [model.card for model in named],
+                self.writer,
+                config,
+                bar.show,
+                get_spent_usd=lambda: self.cap.spent_usd - spent_before if self.cap else None,
+            )
+
+            async def collect() -> CollectReport:
+                try:
+                    return await collector.collect(self.problems, run)
+                finally:
+                    for model in models:
+                        await model.aclose()
+
+            try:
+                report = run_cancellable(collect())
+            except asyncio.CancelledError:
+                print("\nstopped; what was answered is recorded: run the same command to go on")
+                return 130
+            except SpendingCapError as full:
+                print(
+                    f"\n{_describe(collector.report)}\n{full}. What was answered is recorded: run "
+                    "the same command with a higher --max-usd to go on"
+                )
+                return 3
+        print(f"\n{_describe(report)}")
+        if self.cap is not None:
+            print(f"{self.cap.spent_usd - spent_before:.4f} USD spent")
+        if report.errors:
+            print("run the same command again: it asks only for the calls that failed")
+        return 1 if report.errors else 0
+
+    def _open(self, named: NamedModel, concurrency: int) -> Model:
+        from routerlib.models.spending import CappedModel
+
+        model_id = named.card.id
+        if model_id not in self.clients:
+            known = self.capabilities.get(model_id)
+            model = open_model(self.options, named, concurrency, self.opened, known)
+            self.clients[model_id] = model
+            if self.cap is not None and named.entry is not None:
+                self.clients[model_id] = CappedModel(
+                    model, named.card, self.cap, model.max_retries + 1, named.entry.thinking_tokens
+                )
+        return self.clients[model_id]
+
+
+def _describe(report: CollectReport) -> str:
+    refused = f", {report.refused} refused and asked for again" if report.refused else ""
+    return (
+        f"{report.problems_done} of {report.problems_total} problems complete, "
+        f"{report.calls} calls ({report.errors} failed, {report.retries} retried{refused}), "
+        f"{report.completion_tokens} tokens"
+    )
+
+
+def _make_config(
+    options: argparse.Namespace,
+    named: Sequence[NamedModel],
+    capabilities: Mapping[str, Capabilities],
+) -> CollectConfig:
+    from routerlib.plans import CollectConfig
+
     rule = PROMPTS[options.prompt].step_rule
-    roles = [role for role in ROLES if getattr(options, role) is not None]
-    config = CollectConfig(
+    served_here = [model for model in named if model.entry is None or model.entry.is_local]
+    return CollectConfig(
         plan=options.plan,
         depth=options.depth,
         prompt_version=options.prompt,
@@ -156,54 +264,76 @@ def run_collect(options: argparse.Namespace) -> int:
         max_step_tokens=rule.max_step_tokens,
         max_tail_tokens=rule.max_tail_tokens,
         temperature=options.temperature,
-        continuations=tuple(getattr(options, f"{role}_continuation") for role in roles),
+        continuations=tuple(
+            _choose_continuation(options, model, capabilities.get(model.card.id)) for model in named
+        ),
         rollouts=options.rollouts,
         large_probability=options.large_probability,
         concurrency=options.concurrency or CONCURRENCY[options.engine],
-        shared_machine=not options.separate_machines,
+        shared_machine=not options.separate_machines and len(served_here) > 1,
         chunk_problems=options.chunk,
     )
-    cards = [get_model_card(getattr(options, role), options.engine) for role in roles]
-    _check_different(roles, cards)
-    problems = read_problems(options)
 
-    def print_estimate(recorded: TraceIndex | TraceWriter) -> Estimate:
-        recorded.open_problems(problem.id for problem in problems)
-        planned = estimate(
-            problems,
-            [card.id for card in cards],
-            config,
-            recorded.get_next_state,
-            recorded.summarise_tokens(),
+
+def _choose_continuation(
+    options: argparse.Namespace, named: NamedModel, capabilities: Capabilities | None
+) -> Continuation:
+    """What the option says, or else what the model can do. Raises ModelError for prefill where the
+    model was found not to continue a begun answer."""
+    wanted: Continuation | None = getattr(options, f"{named.role}_continuation")
+    if capabilities is None or capabilities.prefill != "none":
+        return wanted or "prefill"
+    if wanted == "prefill":
+        raise ModelError(
+            f"{named.card.id} does not continue a begun answer (`routerlib models check` says what "
+            f"it refused): use --{named.role}-continuation continue_turn or one_shot"
         )
-        print(describe_estimate(planned), flush=True)
-        return planned
-
-    if options.dry_run:  # reads only, so a recording may be running
-        print_estimate(TraceIndex(options.traces))
-        return 0
-    with contextlib.ExitStack() as opened:
-        writer = opened.enter_context(TraceWriter(options.traces))
-        planned = print_estimate(writer)
-        if planned.problems == planned.problems_complete:
-            return 0
-        models = [
-            open_model(options, role, card, config.concurrency, opened)
-            for role, card in zip(roles, cards, strict=True)
-        ]
-        bar = opened.enter_context(contextlib.closing(_Bar(planned.calls_expected)))
-        collector = Collector(models, cards, writer, config, on_change=bar.show)
-        return _record(collector, problems, options)
+    return wanted or "continue_turn"
 
 
-def _check_different(roles: Sequence[str], cards: Sequence[ModelCard]) -> None:
+def _make_cap(options: argparse.Namespace, named: Sequence[NamedModel]) -> SpendingCap | None:
+    """The cap of the models of the file; without --max-usd one that counts, if all have prices.
+    Local weights cost no money."""
+    from routerlib.models.spending import SpendingCap, get_prices
+
+    hosted = [model for model in named if model.entry is not None]
+    if math.isfinite(options.max_usd):
+        for model in hosted:
+            get_prices(model.card)
+    elif not hosted or any(model.card.price_date is None for model in hosted):
+        return None
+    return SpendingCap(options.max_usd)
+
+
+def _print_estimate(
+    recorded: TraceIndex | TraceWriter,
+    problems: Sequence[Problem],
+    named: Sequence[NamedModel],
+    config: CollectConfig,
+) -> Estimate:
+    from routerlib.plans import estimate
+
+    recorded.open_problems(problem.id for problem in problems)
+    planned = estimate(
+        problems,
+        [model.card.id for model in named],
+        config,
+        recorded.get_next_state,
+        recorded.summarise_tokens(),
+    )
+    print(describe_estimate(planned), flush=True)
+    return planned
+
+
+def _check_different(named: Sequence[NamedModel]) -> None:
     seen: dict[str, str] = {}
-    for role, card in zip(roles, cards, strict=True):
-        if card.id in seen:
+    for model in named:
+        if model.card.id in seen:
             raise ModelError(
-                f"--{seen[card.id]} and --{role} are both {card.id}: name different models"
+                f"--{seen[model.card.id]} and --{model.role} are both {model.card.id}: name "
+                "different models"
             )
-        seen[card.id] = role
+        seen[model.card.id] = model.role
 
 
 def read_problems(options: argparse.Namespace) -> list[Problem]:
@@ -244,88 +374,6 @@ def describe_estimate(planned: Estimate) -> str:
     )
 
 
-def open_model(
-    options: argparse.Namespace,
-    role: str,
-    card: ModelCard,
-    concurrency: int,
-    opened: contextlib.ExitStack,
-) -> OpenAICompatibleModel:
-    """Make a client of the model with this role (``add_model_options``), of the server that was
-    named or of one that is started here and lives as long as ``opened``."""
-    from routerlib.models.openai_compatible import OpenAICompatibleModel
-
-    weights, base_url, given_name, aliases = (
-        getattr(options, role + suffix) for suffix in ("", "_url", "_name", "_alias")
-    )
-    model_name = given_name or get_weights(weights).model_id
-    if base_url is None:
-        server = serve_local(
-            options.engine,
-            weights,
-            served_name=model_name,
-            concurrency=concurrency,
-            report=print_report,
-        )
-        base_url = opened.enter_context(server).base_url
-    return OpenAICompatibleModel(
-        id=card.id,
-        base_url=base_url,
-        model_name=model_name,
-        prefill=ENGINE_PREFILL[options.engine],
-        takes_seed=ENGINE_TAKES_SEED[options.engine],
-        max_in_flight=concurrency,
-        also_named=tuple(aliases),
-    )
-
-
-def _record(collector: Collector, problems: Sequence[Problem], options: argparse.Namespace) -> int:
-    from routerlib.collect import make_run
-
-    run = make_run(collector.config, collector.models, options.benchmark, options.split)
-
-    async def record() -> CollectReport:
-        try:
-            return await collector.collect(problems, run)
-        finally:
-            for model in collector.models:
-                await model.aclose()
-
-    try:
-        report = run_cancellable(record())
-    except asyncio.CancelledError:
-        print("\nstopped; what was answered is recorded: run the same command to go on")
-        return 130
-    print(
-        f"\n{report.problems_done} of {report.problems_total} problems complete, "
-        f"{report.calls} calls ({report.errors} failed, {report.retries} retried"
-        + (f", {report.refused} refused and asked for again" if report.refused else "")
-        + "), "
-        f"{report.completion_tokens} tokens"
-    )
-    if report.errors:
-        print("run the same command again: it asks only for the calls that failed")
-    return 1 if report.errors else 0
-
-
-def run_cancellable(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
-    """Run a coroutine in a thread of its own; an interrupt cancels it and waits for its end.
-
-    A notebook runs an event loop in its own thread already, and this way every signal keeps the
-    handler that it has: whatever that raises here (``KeyboardInterrupt``, ``SystemExit``) is an
-    interrupt, a second one included.
-    """
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(coroutine)
-    with contextlib.closing(loop), ThreadPoolExecutor(max_workers=1) as thread:
-        ended = thread.submit(loop.run_until_complete, task)
-        while True:
-            try:
-                return ended.result()
-            except (KeyboardInterrupt, SystemExit):
-                loop.call_soon_threadsafe(task.cancel)
-
-
 class _Bar:
     """A progress bar of calls with problems, tokens/s, errors and the time left."""
 
@@ -346,8 +394,3 @@ class _Bar:
 
     def close(self) -> None:
         self._bar.close()
-
-
-def print_report(line: str) -> None:
-    """Print a line of progress where it does not mix with results."""
-    print(line, file=sys.stderr, flush=True)

@@ -23,7 +23,7 @@ from typing import Literal, get_args
 from routerlib.errors import StepRefusedError
 from routerlib.prompts import PromptVersion, build_messages
 from routerlib.records import Completion, Message, Request, Sampling, StepKind
-from routerlib.steps import StepRule, split_steps
+from routerlib.steps import StepRule, cut_completion, split_steps
 
 Continuation = Literal["prefill", "continue_turn", "one_shot"]
 CONTINUATIONS: tuple[Continuation, ...] = get_args(Continuation)
@@ -130,28 +130,26 @@ def read_continuation(
     """
     if continuation == "prefill":
         return completion
-    text = completion.text.lstrip()
+    written = completion.text
+    start, end = _skip_white_space(written, 0), len(written)
     given = prefix.strip()
-    if given and (text == given or text.startswith(given + rule.delimiter)):
-        text = text[len(given) :].lstrip()
-    skipped = len(completion.text) - len(text)
+    if written[start:] == given or written.startswith(given + rule.delimiter, start):
+        start = _skip_white_space(written, start + len(given))
     ended_by = completion.ended_by
-    if kind == "step" and continuation == "one_shot" and rule.delimiter in text:
-        text, ended_by = text[: text.index(rule.delimiter)], "delimiter"
-    if kind == "step" and continuation == "continue_turn":
-        if ended_by == "eos":
-            text = text.rstrip()
-        if ended_by == "eos" and not re.search(rule.answer_pattern, text, flags=re.MULTILINE):
+    if kind == "step" and continuation == "one_shot" and rule.delimiter in written[start:]:
+        end, ended_by = written.index(rule.delimiter, start), "delimiter"
+    if kind == "step" and continuation == "continue_turn" and ended_by == "eos":
+        end = max(start, len(written.rstrip()))
+        if not re.search(rule.answer_pattern, written[start:end], flags=re.MULTILINE):
             ended_by = "delimiter"
-    _check(text, prefix, kind, rule)
+    kept = cut_completion(completion, start, end, ended_by)
+    _check(kept.text, prefix, kind, rule)
     is_cut_off = bool(prefix) and not prefix.endswith(rule.delimiter)
-    return replace(
-        completion,
-        text=(rule.delimiter if is_cut_off else "") + text,
-        ended_by=ended_by,
-        token_logprobs=_keep_logprobs(completion, skipped, skipped + len(text)),
-        first_token_top=() if skipped else completion.first_token_top,
-    )
+    return replace(kept, text=rule.delimiter + kept.text) if is_cut_off else kept
+
+
+def _skip_white_space(text: str, start: int) -> int:
+    return len(text) - len(text[start:].lstrip())
 
 
 def _check(text: str, prefix: str, kind: StepKind, rule: StepRule) -> None:
@@ -162,22 +160,3 @@ def _check(text: str, prefix: str, kind: StepKind, rule: StepRule) -> None:
     first = split_steps(text, rule.delimiter)[0].strip()
     if first in {step.strip() for step in split_steps(prefix, rule.delimiter)}:
         raise StepRefusedError("it repeats a step that is already there")
-
-
-def _keep_logprobs(completion: Completion, skipped: int, end: int) -> tuple[float, ...]:
-    """Return the log-probabilities of the tokens of ``completion.text[:end]`` and of the delimiter
-    that follows; none where the start was taken off or the tokens do not make up the text."""
-    if skipped:
-        return ()
-    if end >= len(completion.text):
-        return completion.token_logprobs
-    texts = completion.token_texts
-    if len(texts) != len(completion.token_logprobs) or not "".join(texts).startswith(
-        completion.text
-    ):
-        return ()
-    length = count = 0
-    while length <= end:
-        length += len(texts[count])
-        count += 1
-    return completion.token_logprobs[:count]

@@ -20,7 +20,13 @@ class GradingError(RouterlibError):
 
 
 class ModelError(RouterlibError):
-    """A model call failed for good (bad request, unusable answer, retries used up)."""
+    """A model call failed for good (bad request, unusable answer, retries used up).
+
+    ``doubtful_tries`` counts the tries of the call that may have been billed: those that were
+    answered without counts of tokens, or of which nobody knows whether they were answered.
+    """
+
+    doubtful_tries: int = 1
 
 
 class ModelFileError(RouterlibError):
@@ -61,6 +67,10 @@ class CorruptFileError(StoreError):
 
 class ManifestMismatchError(StoreError):
     """Files on disk are not the ones that the manifest describes."""
+
+
+class SpendingCapError(RouterlibError):
+    """The next call might cost more than is left."""
 
 
 class UnpricedModelError(RouterlibError):

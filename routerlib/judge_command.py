@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from routerlib import paths
-from routerlib.collect_command import (
+from routerlib.calls import run_cancellable
+from routerlib.collect_command import add_problem_options, read_problems
+from routerlib.judge_prompts import JUDGE_PROMPTS
+from routerlib.model_options import (
     LARGE,
     SMALL,
     add_model_options,
-    add_problem_options,
     at_least,
+    find_model,
     open_model,
-    read_problems,
-    run_cancellable,
 )
-from routerlib.judge_prompts import JUDGE_PROMPTS
 from routerlib.prompts import PROMPTS
 from routerlib.serve import CONCURRENCY, ENGINES
-from routerlib.weights import get_model_card
 
 if TYPE_CHECKING:
     from routerlib.calls import CallReport
@@ -60,18 +59,18 @@ def run_judge(options: argparse.Namespace) -> int:
     from routerlib.store import TraceWriter
 
     config = JudgeConfig(
-        author_id=get_model_card(options.author, options.engine).id,
+        author_id=find_model(options, "author").card.id,
         prompt_version=options.prompt,
         questions=tuple(dict.fromkeys(options.question)),
         concurrency=options.concurrency or CONCURRENCY[options.engine],
     )
-    card = get_model_card(options.judge, options.engine)
+    judge = find_model(options, "judge")
     problems = read_problems(options)
     with contextlib.ExitStack() as opened:
         writer = opened.enter_context(TraceWriter(options.traces))
-        model = open_model(options, "judge", card, config.concurrency, opened)
+        model = open_model(options, judge, config.concurrency, opened)
         bar = opened.enter_context(contextlib.closing(CallBar()))
-        return _record(Judge(model, card, writer, config, on_change=bar.show), problems)
+        return _record(Judge(model, judge.card, writer, config, on_change=bar.show), problems)
 
 
 def _record(judge: Judge, problems: Sequence[Problem]) -> int:

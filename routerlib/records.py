@@ -89,7 +89,8 @@ class Completion:
     ``text`` excludes the stop string. ``token_logprobs`` has one entry per generated token,
     the one that held the stop string included where the server reports it, and is empty when the
     server gives none; ``token_texts`` are the same tokens as texts. ``first_token_top`` holds
-    (token, log-probability) pairs of the first generated token, most probable first.
+    (token, log-probability) pairs of the first generated token, most probable first. Of the
+    ``retries`` that came before, ``doubtful_tries`` may have been billed although nothing came.
     """
 
     text: str
@@ -104,6 +105,7 @@ class Completion:
     request_id: str
     latency_s: float
     retries: int = 0
+    doubtful_tries: int = 0
     token_texts: tuple[str, ...] = ()
 
 

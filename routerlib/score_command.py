@@ -9,18 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from routerlib import paths
-from routerlib.collect_command import (
-    SMALL,
-    add_model_options,
-    add_problem_options,
-    at_least,
-    open_model,
-    read_problems,
-    run_cancellable,
-)
+from routerlib.calls import run_cancellable
+from routerlib.collect_command import add_problem_options, read_problems
 from routerlib.judge_command import CallBar, describe_calls, print_outcome
+from routerlib.model_options import SMALL, add_model_options, at_least, find_model, open_model
 from routerlib.serve import CONCURRENCY, ENGINES
-from routerlib.weights import get_model_card
 
 if TYPE_CHECKING:
     from routerlib.calls import CallReport
@@ -45,21 +38,23 @@ def add_score_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
 
 def run_score(options: argparse.Namespace) -> int:
     """Record missing scores and return the exit status: 1 when calls failed, 130 when stopped."""
+    from routerlib.models import OpenAICompatibleModel
     from routerlib.prompt_scores import collect_prompt_scores
     from routerlib.store import TraceWriter
 
-    card = get_model_card(options.model, options.engine)
+    named = find_model(options, "model")
     concurrency = options.concurrency or CONCURRENCY[options.engine]
     problems = read_problems(options)
     with contextlib.ExitStack() as opened:
         writer = opened.enter_context(TraceWriter(options.traces))
-        model = open_model(options, "model", card, concurrency, opened)
+        model = open_model(options, named, concurrency, opened)
+        assert isinstance(model, OpenAICompatibleModel)  # local weights are served so
         bar = opened.enter_context(contextlib.closing(CallBar()))
 
         async def record() -> CallReport:
             try:
                 return await collect_prompt_scores(
-                    model, card, writer, problems, concurrency=concurrency, on_change=bar.show
+                    model, named.card, writer, problems, concurrency=concurrency, on_change=bar.show
                 )
             finally:
                 await model.aclose()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from routerlib.records import Completion, EndedBy, StepKind
 
@@ -47,6 +47,43 @@ def compute_step_text(completion: Completion, rule: StepRule) -> str:
     the delimiter is what ended it."""
     ending = rule.delimiter if completion.ended_by == "delimiter" else ""
     return completion.text + ending
+
+
+def cut_completion(completion: Completion, start: int, end: int, ended_by: EndedBy) -> Completion:
+    """Return a completion with ``text[start:end]`` alone, and with all tokens that were written.
+
+    Log-probabilities are those of the tokens of the text that is left and, where something follows
+    it, of the one that ends it. There are none where the start was cut off, or where the tokens'
+    texts do not make up the text.
+    """
+    return replace(
+        completion,
+        text=completion.text[start:end],
+        ended_by=ended_by,
+        token_logprobs=_keep_logprobs(completion, end) if start == 0 else (),
+        first_token_top=completion.first_token_top if start == 0 else (),
+    )
+
+
+def cut_at_stops(completion: Completion, stops: Iterable[str]) -> Completion:
+    """Return a completion cut before the first of the stop strings that is in its text, as a
+    server would have cut it; see ``cut_completion``."""
+    places = [completion.text.index(stop) for stop in stops if stop in completion.text]
+    return cut_completion(completion, 0, min(places), "delimiter") if places else completion
+
+
+def _keep_logprobs(completion: Completion, end: int) -> tuple[float, ...]:
+    if end >= len(completion.text):
+        return completion.token_logprobs
+    texts = completion.token_texts
+    makes_up_text = "".join(texts).startswith(completion.text)
+    if not makes_up_text or len(texts) != len(completion.token_logprobs):
+        return ()
+    length = count = 0
+    while length <= end:
+        length += len(texts[count])
+        count += 1
+    return completion.token_logprobs[:count]
 
 
 def is_finished(step_text: str, ended_by: EndedBy, kind: StepKind, rule: StepRule) -> bool:

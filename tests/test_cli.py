@@ -36,9 +36,9 @@ from tiny_models import LATTICE_CALLS, read_asked, write_gsm8k_file, write_solut
 
 from routerlib import __version__
 from routerlib.cli import main
-from routerlib.collect_command import LARGE, SMALL
 from routerlib.collect_rows import make_problem_row
 from routerlib.lattice import load_lattice
+from routerlib.model_options import LARGE, SMALL
 from routerlib.records import Problem, ProblemText, Request
 from routerlib.store import TraceWriter, compact, load_table, query
 
@@ -219,7 +219,7 @@ def test_servers_are_started_where_none_is_named(
         yield SimpleNamespace(base_url=(bench.small if name == SMALL else bench.large).url)
         stopped.append(name)
 
-    monkeypatch.setattr("routerlib.collect_command.serve_local", serve)
+    monkeypatch.setattr("routerlib.model_options.serve_local", serve)
     arguments = bench.list_arguments()
     at = arguments.index("--small-url")
     assert main([*arguments[:at], *arguments[at + 4 :]]) == 0

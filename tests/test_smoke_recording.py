@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from routerlib import cli
-from routerlib.collect_command import LARGE, SMALL
 from routerlib.lattice import coverage, load_lattice
+from routerlib.model_options import LARGE, SMALL
 from routerlib.store import compact, verify
 from routerlib.weights import find_weights, get_model_card
 

@@ -49,8 +49,9 @@ class RecordedGraph:
     in ``KINDS``) from a state by a model, or -1; ``step_next`` (R,): state it reaches;
     ``step_outcome`` (R,): 1 or 0 when it ends the solution, else NaN; ``prompt_tokens``,
     ``shared_tokens``, ``completion_tokens`` (R,), refused answers included in the last; of them
-    ``kept_tokens`` (R,) are not read again by their model; ``judge_score``, ``judge_prompt_tokens``,
-    ``judge_shared_tokens``, ``judge_completion_tokens`` (R,): the last model's judgement of a step,
+    ``kept_tokens`` (R,) are not read again by their model; ``judge_score``,
+    ``judge_prompt_tokens``, ``judge_shared_tokens``, ``judge_completion_tokens`` (R,): the last
+    model's judgement of a step,
     NaN where there is none; ``steps``: the frame of the R rows with ``state_text``;
     ``problem_fields``: name -> (P,).
     """

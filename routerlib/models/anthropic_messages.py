@@ -13,13 +13,15 @@ Of the second the white space is taken off, and off the answer where the model r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from routerlib.errors import ModelError
 from routerlib.models.names import check_returned_model
+from routerlib.models.rate import NO_LIMIT, Rate
 from routerlib.models.transport import Backoff, Transport
 from routerlib.records import Completion, EndedBy, Request
+from routerlib.steps import cut_at_stops
 
 _ENDED_BY: dict[str, EndedBy] = {
     "end_turn": "eos",
@@ -46,9 +48,11 @@ class AnthropicModel:
             that wait).
         seed: of the jitter's generator.
         also_named: further names that the server may answer under, whole.
+        rate: requests and tokens per minute that are kept.
         takes_temperature: whether a request's temperature is sent; some reasoning models refuse it.
         takes_blank_stops: whether stop sequences of white space alone are sent: Anthropic refuses
             them, local servers do not.
+        thinking_tokens: what the model may write in thought, on top of a request's limit.
     """
 
     id: str
@@ -61,8 +65,10 @@ class AnthropicModel:
     max_in_flight: int = 128
     seed: int = 0
     also_named: tuple[str, ...] = ()
+    rate: Rate = NO_LIMIT
     takes_temperature: bool = True
     takes_blank_stops: bool = False
+    thinking_tokens: int = 0
     _transport: Transport = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -76,27 +82,30 @@ class AnthropicModel:
             self.backoff,
             self.max_in_flight,
             self.seed,
+            self.rate,
         )
 
     async def complete(self, request: Request) -> Completion:
         """Return the model's answer; see ``Model.complete`` for the errors."""
         sent_stops = tuple(s for s in request.stop if self.takes_blank_stops or s.strip())
         body = build_message_body(request, self.model_name, sent_stops)
+        body["max_tokens"] += self.thinking_tokens
         if not self.takes_temperature:
             del body["temperature"]
         answer = await self._transport.send("/v1/messages", body)
-        completion = read_message(
-            answer.reply,
-            request,
-            sent_stops,
-            request_id=answer.header_id,
-            latency_s=answer.latency_s,
-            retries=answer.retries,
-        )
-        check_returned_model(
-            completion.returned_model, self.model_name, self.base_url, self.also_named
-        )
-        return completion
+        with answer.reading():
+            completion = read_message(
+                answer.reply,
+                request,
+                sent_stops,
+                request_id=answer.header_id,
+                latency_s=answer.latency_s,
+                retries=answer.retries,
+            )
+            check_returned_model(
+                completion.returned_model, self.model_name, self.base_url, self.also_named
+            )
+        return replace(completion, doubtful_tries=answer.doubtful_tries)
 
     async def aclose(self) -> None:
         """Close the connections; the next call opens new ones."""
@@ -172,14 +181,9 @@ def read_message(
             f"a reply that ended by {stop_reason!r}, where one of {', '.join(_ENDED_BY)} was "
             "expected"
         )
-    ended_by = _ENDED_BY[stop_reason]
-    text = text.removeprefix(_read_blank_end(request))
-    places = [text.find(stop) for stop in request.stop if stop not in sent_stops and stop in text]
-    if places:
-        text, ended_by = text[: min(places)], "delimiter"
-    return Completion(
-        text=text,
-        ended_by=ended_by,
+    completion = Completion(
+        text=text.removeprefix(_read_blank_end(request)),
+        ended_by=_ENDED_BY[stop_reason],
         prompt_tokens=uncached + made + cached,
         completion_tokens=written,
         cached_prompt_tokens=cached,
@@ -191,6 +195,7 @@ def read_message(
         latency_s=latency_s,
         retries=retries,
     )
+    return cut_at_stops(completion, (stop for stop in request.stop if stop not in sent_stops))
 
 
 def _read_text(content: Any) -> str:

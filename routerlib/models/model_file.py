@@ -6,6 +6,10 @@ One table a model, named as its answers shall be recorded:
     provider = "anthropic"            # or "openai", or "openai-compatible" with a base_url
     model = "claude-x-20261101"       # what the server calls it (default: the table's name)
     api_key_env = "ANTHROPIC_API_KEY" # the environment variable that holds the key
+    concurrency = 8                   # most calls in flight
+    requests_per_minute = 50          # the provider's limits of this account
+    tokens_per_minute = 40000
+    thinking_tokens = 0               # what a reasoning model may write in thought, per call
     [claude-x.prices]                 # USD per million tokens
     input = 3.0
     cached_input = 0.3
@@ -28,11 +32,13 @@ from pathlib import Path
 from typing import Any
 
 from routerlib.errors import ModelFileError
-from routerlib.models.transport import Backoff, Sdk, Transport
+from routerlib.models.rate import NO_LIMIT, Rate
+from routerlib.models.transport import Backoff, Sdk, Transport, is_loopback
 from routerlib.records import ModelCard
 
 _TEXTS = ("provider", "model", "base_url", "api_key_env", "family", "licence", "quantisation")
-_COUNTS = ("parameters", "context_length")
+_COUNTS = ("parameters", "context_length", "thinking_tokens")
+_LIMITS = ("concurrency", "requests_per_minute", "tokens_per_minute")
 _PRICES = ("input", "cached_input", "output")
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
@@ -55,13 +61,22 @@ PROVIDERS: Mapping[str, Provider] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One model of the file: its card, and how to reach it."""
+    """One model of the file: its card, how to reach it, and how hard it may be asked.
+    ``concurrency`` is the most calls in flight, None for no limit of its own."""
 
     card: ModelCard
     sdk: Sdk
     base_url: str
     model_name: str
     api_key_env: str | None
+    concurrency: int | None = None
+    rate: Rate = NO_LIMIT
+    thinking_tokens: int = 0
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its server is on this machine."""
+        return is_loopback(self.base_url)
 
     def make_transport(
         self,
@@ -82,6 +97,7 @@ class ModelEntry:
             backoff or Backoff(),
             max_in_flight,
             seed=0,
+            rate=self.rate,
         )
 
 
@@ -102,7 +118,7 @@ def load_model_file(path: Path) -> dict[str, ModelEntry]:
 def _read_entry(where: str, name: str, table: Any) -> ModelEntry:
     if not isinstance(table, dict):
         raise ModelFileError(f"{where} is no table: write [{name}] and its fields below it")
-    known = (*_TEXTS, *_COUNTS, "prices")
+    known = (*_TEXTS, *_COUNTS, *_LIMITS, "prices")
     for key in table:
         if key not in known:
             remedy = "keys come from the environment: give api_key_env" if "key" in key else ""
@@ -124,6 +140,7 @@ def _read_entry(where: str, name: str, table: Any) -> ModelEntry:
             f"{where}: api_key_env is not the name of an environment variable (capitals, digits "
             "and _). If it is a key, take it out of the file and revoke it if the file was shared"
         )
+    limits = {key: _read_limit(where, table, key) for key in _LIMITS}
     return ModelEntry(
         card=ModelCard(
             id=name,
@@ -140,7 +157,16 @@ def _read_entry(where: str, name: str, table: Any) -> ModelEntry:
         base_url=base_url.rstrip("/"),
         model_name=texts["model"] or name,
         api_key_env=variable,
+        concurrency=limits["concurrency"],
+        rate=Rate(limits["requests_per_minute"], limits["tokens_per_minute"]),
+        thinking_tokens=_read_count(where, table, "thinking_tokens"),
     )
+
+
+def _read_limit(where: str, table: Mapping[str, Any], key: str) -> int | None:
+    if key in table and _read_count(where, table, key) == 0:
+        raise ModelFileError(f"{where}: {key} is 0; give a limit, or leave it out for none")
+    return _read_count(where, table, key) or None
 
 
 def _read_text(where: str, table: Mapping[str, Any], key: str) -> str | None:

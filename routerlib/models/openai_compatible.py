@@ -11,13 +11,15 @@ the request itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from routerlib.models.chat_reply import read_completion, read_text_score
 from routerlib.models.names import check_returned_model
+from routerlib.models.rate import NO_LIMIT, Rate
 from routerlib.models.transport import Backoff, Transport
 from routerlib.records import Completion, Message, Request, TextScore
+from routerlib.steps import cut_at_stops
 
 Prefill = Literal["continue_final_message", "plain"]
 
@@ -43,7 +45,16 @@ class OpenAICompatibleModel:
         seed: of the jitter's generator.
         also_named: further names that the server may answer under, whole. ``model_name`` itself
             and its dated snapshots (``gpt-x-2025-01-01`` of ``gpt-x``) are right without them.
+        rate: requests and tokens per minute that are kept.
         takes_seed: whether a request's seed is sent; some servers fail on one.
+        takes_temperature: whether its temperature is; some reasoning models refuse it.
+        takes_stops: whether its stop strings are. Where they are not, the model writes on, the text
+            is cut here, and every token that was written is billed.
+        most_logprobs: alternatives of a token that may be asked for; 0 asks for no
+            log-probabilities at all.
+        limit_field: what the body calls the most tokens to write: OpenAI's reasoning models take
+            ``max_completion_tokens`` alone.
+        thinking_tokens: what a reasoning model may write in thought, on top of a request's limit.
     """
 
     id: str
@@ -57,7 +68,13 @@ class OpenAICompatibleModel:
     max_in_flight: int = 128
     seed: int = 0
     also_named: tuple[str, ...] = ()
+    rate: Rate = NO_LIMIT
     takes_seed: bool = True
+    takes_temperature: bool = True
+    takes_stops: bool = True
+    most_logprobs: int = 20
+    limit_field: str = "max_tokens"
+    thinking_tokens: int = 0
     _transport: Transport = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -71,26 +88,42 @@ class OpenAICompatibleModel:
             self.backoff,
             self.max_in_flight,
             self.seed,
+            self.rate,
         )
 
     async def complete(self, request: Request) -> Completion:
         """Return the model's answer; see ``Model.complete`` for the errors."""
+        answer = await self._transport.send("/chat/completions", self.build_body(request))
+        with answer.reading():
+            completion = read_completion(
+                answer.reply,
+                request,
+                echoed=_read_prefill(request) if self.prefill == "plain" else "",
+                request_id=answer.header_id,
+                latency_s=answer.latency_s,
+                retries=answer.retries,
+            )
+            check_returned_model(
+                completion.returned_model, self.model_name, self.base_url, self.also_named
+            )
+        completion = replace(completion, doubtful_tries=answer.doubtful_tries)
+        return completion if self.takes_stops else cut_at_stops(completion, request.stop)
+
+    def build_body(self, request: Request) -> dict[str, Any]:
+        """Return the JSON body of one request, with what this model takes."""
         body = build_body(request, self.model_name, self.prefill)
-        if not self.takes_seed:
-            body.pop("seed", None)
-        answer = await self._transport.send("/chat/completions", body)
-        completion = read_completion(
-            answer.reply,
-            request,
-            echoed=_read_prefill(request) if self.prefill == "plain" else "",
-            request_id=answer.header_id,
-            latency_s=answer.latency_s,
-            retries=answer.retries,
-        )
-        check_returned_model(
-            completion.returned_model, self.model_name, self.base_url, self.also_named
-        )
-        return completion
+        refused = {
+            "seed": not self.takes_seed,
+            "temperature": not self.takes_temperature,
+            "stop": not self.takes_stops,
+            "logprobs": self.most_logprobs == 0,
+            "top_logprobs": self.most_logprobs == 0,
+        }
+        body = {key: value for key, value in body.items() if not refused.get(key, False)}
+        if "top_logprobs" in body:
+            body["top_logprobs"] = min(body["top_logprobs"], self.most_logprobs)
+        body[self.limit_field] = body.pop("max_tokens") + self.thinking_tokens
+        return body
 
     async def score_text(self, text: str) -> TextScore:
         """Return how well the model predicts a text; see ``TextScorer.score_text``. It takes vLLM's

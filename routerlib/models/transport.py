@@ -12,12 +12,14 @@ import json
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from routerlib.errors import ModelError, TransientModelError
+from routerlib.models.rate import NO_LIMIT, Pacer, Rate
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 Sdk = Literal["openai", "anthropic"]
 
 _TRANSIENT_STATUS = (408, 429)
+_NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")  # of httpx2
 _REQUEST_ID = {"openai": "x-request-id", "anthropic": "request-id"}
 _ADDRESS = {
     "openai": "an OpenAI-compatible server, with /v1",
@@ -61,12 +64,32 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A decoded reply, the request's id in its headers, and what it took."""
+    """A decoded reply, the request's id in its headers, and what it took: of the ``retries``,
+    ``doubtful_tries`` may have been billed."""
 
     reply: Any
     header_id: str | None
     latency_s: float
     retries: int
+    doubtful_tries: int
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Reads the reply; a ModelError that rises in it counts this try, which was answered, among
+        the doubtful ones: what it took is not known."""
+        try:
+            yield
+        except ModelError as error:
+            error.doubtful_tries = self.doubtful_tries + 1
+            raise
+
+
+def estimate_tokens(body: Mapping[str, Any]) -> float:
+    """Return about how many tokens a request counts against a limit: a token for each four bytes
+    of its messages, and all that it may write."""
+    messages = [body.get("system", ""), *(m["content"] for m in body.get("messages", ()))]
+    limit = body.get("max_tokens") or body.get("max_completion_tokens") or 0
+    return sum(len(str(text).encode()) for text in messages) / 4 + float(limit)
 
 
 @dataclass(slots=True)
@@ -82,6 +105,7 @@ class Transport:
         max_retries: tries after the first one.
         backoff: waits between tries; ``seed`` is of its jitter.
         max_in_flight: open connections; further requests wait for one.
+        rate: requests and tokens per minute that are kept; tries wait for their turn.
     """
 
     sdk: Sdk
@@ -93,6 +117,8 @@ class Transport:
     backoff: Backoff
     max_in_flight: int
     seed: int
+    rate: Rate = NO_LIMIT
+    _pacer: Pacer = field(init=False, repr=False)
     _client: AsyncOpenAI | AsyncAnthropic | None = field(default=None, init=False, repr=False)
     _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False, repr=False)
     _generator: random.Random = field(init=False, repr=False)
@@ -101,26 +127,36 @@ class Transport:
         if self.max_retries < 0 or self.timeout_s <= 0 or self.max_in_flight < 1:
             raise ValueError(f"{self}: max_retries >= 0, timeout_s > 0, max_in_flight >= 1 needed")
         self._generator = random.Random(self.seed)
+        self._pacer = Pacer(self.rate)
 
     async def send(self, path: str, body: Mapping[str, Any]) -> Answer:
         """Post a body until it is answered. Raises like ``Model.complete``."""
         client = self._get_client()
+        tokens = estimate_tokens(body)
+        doubtful = 0
         for retry in range(self.max_retries + 1):
+            await self._pacer.wait(tokens)
             started = time.perf_counter()
             try:
                 reply, header_id = await self._post(client, path, body)
+            except ModelError as refusal:
+                refusal.doubtful_tries = doubtful
+                raise
             except _RetryableError as failure:
+                doubtful += failure.is_doubtful
                 if retry == self.max_retries:
-                    raise TransientModelError(
+                    error = TransientModelError(
                         f"{self.model_name} at {self.base_url}: {failure.reason}; gave up after "
                         f"{retry} retries. Check the server, or raise max_retries or timeout_s"
-                    ) from failure.__cause__
+                    )
+                    error.doubtful_tries = doubtful
+                    raise error from failure.__cause__
                 delay = self.backoff.compute_delay_s(
                     retry + 1, failure.retry_after_s, self._generator
                 )
                 await asyncio.sleep(delay)
                 continue
-            return Answer(reply, header_id, time.perf_counter() - started, retry)
+            return Answer(reply, header_id, time.perf_counter() - started, retry, doubtful)
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def aclose(self) -> None:
@@ -143,14 +179,18 @@ class Transport:
             reason = f"status {failure.status_code}: {said}"
             if failure.status_code in _TRANSIENT_STATUS or failure.status_code >= 500:
                 retry_after_s = _read_retry_after(failure.response.headers)
-                raise _RetryableError(reason, retry_after_s) from None
+                is_doubtful = failure.status_code >= 500  # a gateway may have lost an answer
+                raise _RetryableError(reason, retry_after_s, is_doubtful=is_doubtful) from None
             # The SDK's own error holds the server's words as they came, a repeated key too.
             raise ModelError(
                 f"{self.model_name} at {self.base_url} refused the request with {reason}"
             ) from None
         except sdk.APIConnectionError as failure:
             cause = failure.__cause__ or failure
-            raise _RetryableError(f"{type(cause).__name__}: {cause}", None) from failure
+            name = type(cause).__name__
+            raise _RetryableError(
+                f"{name}: {cause}", None, is_doubtful=name not in _NEVER_SENT
+            ) from failure
         try:
             reply = json.loads(response.content)
         except ValueError as failure:
@@ -159,6 +199,7 @@ class Transport:
                 f"answered with what is not JSON: {start!r} (cut off on its way, or base_url is "
                 f"not the address of {_ADDRESS[self.sdk]})",
                 None,
+                is_doubtful=True,
             ) from failure
         return reply, response.headers.get(_REQUEST_ID[self.sdk])
 
@@ -190,7 +231,7 @@ class Transport:
                 max_keepalive_connections=self.max_in_flight,
                 keepalive_expiry=3.0,  # below the 5 s after which vLLM closes an idle connection
             ),
-            trust_env=not _is_loopback(self.base_url),  # a proxy cannot reach this machine's ports
+            trust_env=not is_loopback(self.base_url),  # a proxy cannot reach this machine's ports
         )
         make = sdk.AsyncOpenAI if self.sdk == "openai" else sdk.AsyncAnthropic
         client: AsyncOpenAI | AsyncAnthropic = make(
@@ -219,12 +260,13 @@ class Transport:
 
 
 class _RetryableError(Exception):
-    """One try failed in a way that may pass."""
+    """One try failed in a way that may pass; a doubtful one may have been billed."""
 
-    def __init__(self, reason: str, retry_after_s: float | None) -> None:
+    def __init__(self, reason: str, retry_after_s: float | None, *, is_doubtful: bool) -> None:
         super().__init__(reason)
         self.reason = reason
         self.retry_after_s = retry_after_s
+        self.is_doubtful = is_doubtful
 
 
 def _read_retry_after(headers: Mapping[str, str]) -> float | None:
@@ -235,7 +277,8 @@ def _read_retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
+    """Return whether a server's address is this machine's own."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback

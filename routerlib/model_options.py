@@ -1,0 +1,188 @@
+"""Options that name models, and the clients that come of them: local weights, served here or by a
+server that already runs, or a table of ``models.toml``.
+
+Invariant: what a model of the file can do is asked once for each store and recorded with the run,
+so that a recording goes on as it began.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from routerlib.calls import run_cancellable
+from routerlib.errors import ModelFileError, WeightsError
+from routerlib.serve import ENGINE_PREFILL, ENGINE_TAKES_SEED, serve_local
+from routerlib.weights import WEIGHTS, get_model_card, get_weights
+
+if TYPE_CHECKING:
+    from routerlib.models import AnthropicModel, OpenAICompatibleModel
+    from routerlib.models.capabilities import Capabilities
+    from routerlib.models.model_file import ModelEntry
+    from routerlib.records import ModelCard
+
+SMALL = "qwen2.5-coder-0.5b-instruct-q4_k_m"
+LARGE = "qwen2.5-coder-1.5b-instruct-q4_k_m"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedModel:
+    """What an option names; ``entry`` is its table in the file of models, or None."""
+
+    role: str
+    card: ModelCard
+    entry: ModelEntry | None
+
+
+def add_model_options(
+    command: argparse.ArgumentParser, role: str, default: str | None, meaning: str
+) -> None:
+    """Add the options that name a model and its server; ``find_model`` reads them."""
+    command.add_argument(f"--{role}", default=default, help=meaning)
+    command.add_argument(f"--{role}-url", help="its server that already runs, up to and with /v1")
+    command.add_argument(
+        f"--{role}-name", help="what that server calls it (default: as serve-local does)"
+    )
+    command.add_argument(
+        f"--{role}-alias",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name that its answers may carry",
+    )
+
+
+def add_models_file_option(command: argparse.ArgumentParser) -> None:
+    """Add the option that names the file of models."""
+    command.add_argument(
+        "--models", type=Path, help="file of your own models, whose tables the options may name"
+    )
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers that refuses those below ``least``."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is below {least}")
+        return value
+
+    return integer  # argparse calls what it refuses by this name
+
+
+def find_model(options: argparse.Namespace, role: str) -> NamedModel:
+    """Return the model with this role: a table of ``--models``, or local weights.
+
+    Raises ModelFileError when the name is neither, and for a server's address beside a table, which
+    has its own; WeightsError for unknown weights where no file is given.
+    """
+    name, path = getattr(options, role), getattr(options, "models", None)
+    if path is None:
+        return NamedModel(role, get_model_card(name, options.engine), None)
+    from routerlib.models.model_file import load_model_file
+
+    entries = load_model_file(path)
+    if name not in entries:
+        try:
+            return NamedModel(role, get_model_card(name, options.engine), None)
+        except WeightsError as error:
+            raise ModelFileError(
+                f"--{role} is {name!r}: {path} has {', '.join(entries)}, and the known "
+                f"weights are {', '.join(sorted(WEIGHTS))}"
+            ) from error
+    for option in ("url", "name"):
+        if getattr(options, f"{role}_{option}") is not None:
+            raise ModelFileError(
+                f"--{role}-{option} is given, but [{name}] of {path} says where its "
+                "server is and what that calls it: change it there"
+            )
+    return NamedModel(role, entries[name].card, entries[name])
+
+
+def open_model(
+    options: argparse.Namespace,
+    named: NamedModel,
+    concurrency: int,
+    opened: contextlib.ExitStack,
+    capabilities: Capabilities | None = None,
+) -> AnthropicModel | OpenAICompatibleModel:
+    """Make a model's client: of its table, of the server that was named, or of one that is started
+    here and lives as long as ``opened``. A table needs ``capabilities``."""
+    from routerlib.models.clients import make_client
+    from routerlib.models.openai_compatible import OpenAICompatibleModel
+
+    weights, base_url, given_name, aliases = (
+        getattr(options, named.role + suffix) for suffix in ("", "_url", "_name", "_alias")
+    )
+    if named.entry is not None:
+        assert capabilities is not None
+        return make_client(
+            named.entry, capabilities, max_in_flight=concurrency, also_named=tuple(aliases)
+        )
+    model_name = given_name or get_weights(weights).model_id
+    if base_url is None:
+        server = serve_local(
+            options.engine,
+            weights,
+            served_name=model_name,
+            concurrency=concurrency,
+            report=print_report,
+        )
+        base_url = opened.enter_context(server).base_url
+    return OpenAICompatibleModel(
+        id=named.card.id,
+        base_url=base_url,
+        model_name=model_name,
+        prefill=ENGINE_PREFILL[options.engine],
+        takes_seed=ENGINE_TAKES_SEED[options.engine],
+        max_in_flight=concurrency,
+        also_named=tuple(aliases),
+    )
+
+
+def find_capabilities(named: NamedModel, recorded: Mapping[str, Capabilities]) -> Capabilities:
+    """Return what a model of the file can do, as it was ``recorded`` or else by asking it."""
+    from routerlib.models.capabilities import probe_capabilities
+
+    assert named.entry is not None
+    known = recorded.get(named.card.id)
+    if known is not None:
+        return known
+    entry = named.entry
+
+    async def probe() -> Capabilities:
+        transport = entry.make_transport()
+        try:
+            return await probe_capabilities(transport)
+        finally:
+            await transport.aclose()
+
+    print_report(f"{named.card.id}: asking what it can do")
+    return run_cancellable(probe())
+
+
+def load_capabilities(root: Path) -> dict[str, Capabilities]:
+    """Return what the runs of a store found that models can do, by ``ModelCard.id``, the latest
+    for each; nothing where there is no store yet."""
+    from routerlib.models.capabilities import Capabilities
+    from routerlib.store import load_table
+
+    if not (root / "manifest.json").is_file():
+        return {}
+    found: dict[str, Capabilities] = {}
+    for text in load_table(root, "runs", columns=["configuration"])["configuration"].to_pylist():
+        for model_id, values in json.loads(text).get("capabilities", {}).items():
+            found[model_id] = Capabilities(**values)
+    return found
+
+
+def print_report(line: str) -> None:
+    """Print a line of progress where it does not mix with results."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,170 @@
+"""A hard cap on what calls may cost: the worst case is reserved before a call is sent, what it did
+cost is booked afterwards.
+
+Invariant: booked and reserved together never pass the limit, so neither does the bill, whatever is
+in flight, as long as a provider keeps to its published prices and to a request's limit of tokens.
+A try that may have been billed and brought no usage (a timeout, a cut connection, a reply without
+counts) is booked at its worst case, never at 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from routerlib.errors import ModelError, SpendingCapError, UnpricedModelError
+from routerlib.models.protocol import Model
+from routerlib.records import Completion, ModelCard, Request
+
+# Of a byte-level vocabulary every token is at least a byte of text, or a mark of the chat template.
+TOKENS_PER_MESSAGE = 16
+TOKENS_PER_REQUEST = 256
+
+
+@dataclass(slots=True)
+class SpendingCap:
+    """What may be spent in all, by all models of a run, in USD.
+
+    ``limit_usd`` may be infinite: then the cap only counts. ``spent_usd`` is booked,
+    ``reserved_usd`` the worst case of the calls in flight.
+    """
+
+    limit_usd: float
+    spent_usd: float = 0.0
+    reserved_usd: float = 0.0
+    _changed: asyncio.Condition | None = field(default=None, init=False, repr=False)
+    _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.limit_usd > 0:
+            raise ValueError(f"limit_usd is {self.limit_usd}: give an amount above 0")
+
+    @asynccontextmanager
+    async def reserve(self, worst_usd: float) -> AsyncIterator[Booking]:
+        """Hold an amount for one call, waiting until others are booked if it does not fit yet.
+
+        The amount is booked at the end as ``Booking.actual_usd`` says, in full if it does not.
+        Raises SpendingCapError when it would not fit with nothing else in flight.
+        """
+        changed = self._get_changed()
+        async with changed:
+            while self.spent_usd + self.reserved_usd + worst_usd > self.limit_usd:
+                if self.reserved_usd <= 0:
+                    raise SpendingCapError(
+                        f"{self.spent_usd:.4f} USD are spent and the next call may cost "
+                        f"{worst_usd:.4f}: more than the cap of {self.limit_usd:g} USD"
+                    )
+                await changed.wait()
+            self.reserved_usd += worst_usd
+        booking = Booking(worst_usd)
+        try:
+            yield booking
+        finally:
+            self._book(worst_usd, booking.actual_usd)
+            async with changed:
+                changed.notify_all()
+
+    def _get_changed(self) -> asyncio.Condition:
+        """Return the condition of the running event loop: one cannot move between loops."""
+        loop = asyncio.get_running_loop()
+        if self._changed is None or self._loop is not loop:
+            self._changed, self._loop = asyncio.Condition(), loop
+        return self._changed
+
+    def _book(self, worst_usd: float, actual_usd: float) -> None:
+        self.spent_usd += actual_usd
+        self.reserved_usd -= worst_usd
+        if self.reserved_usd < 1e-12:  # what is left of adding and taking away
+            self.reserved_usd = 0.0
+
+
+@dataclass(slots=True)
+class Booking:
+    """What a call cost, in USD."""
+
+    actual_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class CappedModel:
+    """A model whose calls are paid from a cap.
+
+    Args:
+        model: who answers.
+        card: its prices; UnpricedModelError without any.
+        cap: shared by all models of a run.
+        tries: how often the client may send one request.
+        thinking_tokens: what the model may write on top of a request's limit.
+    """
+
+    model: Model
+    card: ModelCard
+    cap: SpendingCap
+    tries: int
+    thinking_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        get_prices(self.card)
+
+    @property
+    def id(self) -> str:
+        return self.model.id
+
+    async def complete(self, request: Request) -> Completion:
+        """Return the model's answer; see ``Model.complete``. Raises SpendingCapError before the
+        call when it might pass the cap."""
+        worst_usd = compute_worst_usd(self.card, request, self.thinking_tokens)
+        async with self.cap.reserve(worst_usd * self.tries) as booking:
+            try:
+                completion = await self.model.complete(request)
+            except ModelError as error:
+                booking.actual_usd = worst_usd * min(error.doubtful_tries, self.tries)
+                raise
+            doubtful_usd = worst_usd * completion.doubtful_tries
+            booking.actual_usd = compute_usd(self.card, completion) + doubtful_usd
+        return completion
+
+    async def aclose(self) -> None:
+        """Close the model's connections."""
+        await self.model.aclose()
+
+
+def get_prices(card: ModelCard) -> tuple[float, float, float]:
+    """Return the prices (input, cached input, output) in USD per million tokens. Raises
+    UnpricedModelError for a card without them."""
+    prices = (
+        card.input_usd_per_mtok,
+        card.cached_input_usd_per_mtok,
+        card.output_usd_per_mtok,
+    )
+    known = tuple(price for price in prices if price is not None)
+    if len(known) < len(prices):
+        raise UnpricedModelError(
+            f"model {card.id!r} has no prices, so what its calls cost cannot be capped: give its "
+            "table in the file of models [prices], or leave out the cap"
+        )
+    return known[0], known[1], known[2]
+
+
+def compute_usd(card: ModelCard, completion: Completion) -> float:
+    """Return what an answer cost by its own counts, in USD."""
+    uncached, cached, written = get_prices(card)
+    cached_tokens = completion.cached_prompt_tokens
+    return (
+        uncached * (completion.prompt_tokens - cached_tokens)
+        + cached * cached_tokens
+        + written * completion.completion_tokens
+    ) / 1e6
+
+
+def compute_worst_usd(card: ModelCard, request: Request, thinking_tokens: int = 0) -> float:
+    """Return the most that one try of a request can cost, in USD: no token of the prompt cached,
+    each byte of it a token, and everything written that may be."""
+    uncached, cached, written = get_prices(card)
+    prompt_tokens = TOKENS_PER_REQUEST + sum(
+        TOKENS_PER_MESSAGE + len(message.content.encode()) for message in request.messages
+    )
+    most = request.sampling.max_tokens + thinking_tokens
+    return (max(uncached, cached) * prompt_tokens + written * most) / 1e6
