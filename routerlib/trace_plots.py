@@ -170,3 +170,37 @@ def plot_frontiers(frame: pd.DataFrame, axes: Axes | None = None, *, unit: str =
         use_percent(axes.yaxis)
         place_labels(axes, labels)
     return axes
+
+
+def plot_continuations(frame: pd.DataFrame, axes: Axes | None = None) -> Axes:
+    """Accuracy against the tokens written, for each model alone and each protocol that makes it go
+    on from the steps so far.
+
+    ``frame`` has one row per author and protocol: ``author``, ``continuation``, ``tokens`` a
+    problem, ``accuracy`` with ``low`` and ``high``. Points of one model are joined, in the frame's
+    order.
+    """
+    require_columns(frame, ["author", "continuation", "tokens", "accuracy", "low", "high"])
+    with use_style():
+        axes = axes or make_figure()[1][0]
+        labels = []
+        for author in dict.fromkeys(frame["author"]):
+            style = get_author_style(author)
+            rows = frame[frame["author"] == author]
+            tokens, value, low, high = to_points(rows, "tokens", "accuracy", "low", "high").T
+            axes.plot(tokens, value, color=style.color, linewidth=0.7, linestyle=":")
+            axes.vlines(tokens, low, high, color=style.color, linewidth=1.6)
+            axes.plot(
+                tokens, value, style.marker, color=style.color, markersize=6, label=style.label
+            )
+            labels += [
+                Label(str(name), style.text_color, np.array([[x, y]]))
+                for name, x, y in zip(rows["continuation"], tokens, value, strict=True)
+            ]
+        axes.set(xlabel="tokens written per problem", ylabel="accuracy, alone")
+        axes.set_xlim(left=0.0)
+        axes.set_ylim(bottom=0.0)
+        axes.legend(loc="upper right")
+        use_percent(axes.yaxis)
+        place_labels(axes, labels)
+    return axes

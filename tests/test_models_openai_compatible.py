@@ -447,6 +447,16 @@ def test_unknown_token_counts_are_an_error(usage: Any) -> None:
         read(build_reply(usage=usage))
 
 
+@pytest.mark.parametrize(("prompt", "completion"), [(0, 4), (30, 0), (30, 3)])
+def test_counts_that_cannot_be_right_are_an_error(prompt: int, completion: int) -> None:
+    """Four tokens are listed; a prompt is never empty."""
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion}
+    with pytest.raises(ModelError, match=f"counts {prompt} prompt and {completion} completion"):
+        read(build_reply(usage=usage))
+    empty = {"prompt_tokens": 30, "completion_tokens": 0}
+    assert read(build_reply("", usage=empty, choice_logprobs=None)).completion_tokens == 0
+
+
 @pytest.mark.parametrize("reply", [None, [], {}, {"choices": []}, {"choices": [{}]}, "text"])
 def test_a_reply_without_a_choice_is_an_error(reply: Any) -> None:
     with pytest.raises(ModelError, match="without a choice"):

@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 from routerlib.figure_style import get_author_style, save_figure
 from routerlib.trace_plots import (
     plot_by_depth,
+    plot_continuations,
     plot_frontiers,
     plot_solo_accuracy,
     plot_step_lengths,
@@ -88,12 +89,26 @@ def make_frontiers() -> pd.DataFrame:
     )
 
 
+def make_continuations() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "author": ["small", "small", "large"],
+            "continuation": ["prefill", "one_shot", "prefill"],
+            "tokens": [40.0, 90.0, 60.0],
+            "accuracy": [0.2, 0.15, 0.5],
+            "low": [0.1, 0.05, 0.4],
+            "high": [0.3, 0.25, 0.6],
+        }
+    )
+
+
 FIGURES: list[tuple[Callable[[pd.DataFrame], Axes], Callable[[], pd.DataFrame]]] = [
     (plot_solo_accuracy, make_accuracy),
     (plot_step_lengths, make_lengths),
     (plot_by_depth, make_depths),
     (plot_substitutions, make_substitutions),
     (plot_frontiers, make_frontiers),
+    (plot_continuations, make_continuations),
 ]
 
 
@@ -170,3 +185,11 @@ def test_models_alone_are_points_and_several_are_lines() -> None:
     assert both.get_xydata().tolist() == [[1.0, 0.2], [2.0, 0.6]]
     assert axes.get_xlabel() == "cost per problem (GFLOP)"
     assert axes.get_xlim()[0] == 0.0
+
+
+def test_protocols_are_named_points_joined_by_model() -> None:
+    axes = plot_continuations(make_continuations())
+    points = [line for line in axes.get_lines() if line.get_label() == "small model"]
+    assert points[0].get_xydata().tolist() == [[40.0, 0.2], [90.0, 0.15]]
+    assert sorted(text.get_text() for text in axes.texts) == ["one_shot", "prefill", "prefill"]
+    assert axes.get_xlim()[0] == axes.get_ylim()[0] == 0.0

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from routerlib.errors import ModelError
+from routerlib.models.chat_reply import check_counts
 from routerlib.models.names import check_returned_model
 from routerlib.models.rate import NO_LIMIT, Rate
 from routerlib.models.transport import Backoff, Transport
@@ -158,9 +159,9 @@ def read_message(
     not among ``sent_stops``; the tokens are all that were written. Thinking is billed and left out.
 
     Raises:
-        ModelError: no content, no usage, content that is neither text nor thinking, a stop reason
-            that ends no text (a refusal, a tool's call), or a value of another kind than it should
-            be.
+        ModelError: no content, no usage or one that cannot be right, content that is neither text
+            nor thinking, a stop reason that ends no text (a refusal, a tool's call), or a value of
+            another kind than it should be.
     """
     try:
         text = _read_text(reply["content"])
@@ -181,6 +182,7 @@ def read_message(
             f"a reply that ended by {stop_reason!r}, where one of {', '.join(_ENDED_BY)} was "
             "expected"
         )
+    check_counts(text, uncached + made + cached, written)
     completion = Completion(
         text=text.removeprefix(_read_blank_end(request)),
         ended_by=_ENDED_BY[stop_reason],

@@ -76,11 +76,13 @@ def _read(
         )
     text = text.removeprefix(echoed)
     completion_tokens = _read_count(usage["completion_tokens"])
+    prompt_tokens = _read_count(usage["prompt_tokens"])
     entries = (choice.get("logprobs") or {}).get("content") or []
+    check_counts(text, prompt_tokens, completion_tokens, tokens_seen=len(entries))
     return Completion(
         text=text,
         ended_by=_read_ended_by(choice, entries, completion_tokens, request.stop),
-        prompt_tokens=_read_count(usage["prompt_tokens"]),
+        prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         cached_prompt_tokens=_read_count(
             (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
@@ -94,6 +96,19 @@ def _read(
         retries=retries,
         token_texts=tuple(str(entry.get("token", "")) for entry in entries),
     )
+
+
+def check_counts(
+    text: str, prompt_tokens: int, completion_tokens: int, *, tokens_seen: int = 0
+) -> None:
+    """Raise ModelError for counts that cannot be those of the reply: no prompt, a text of no
+    tokens, or fewer tokens than were listed. What such a call cost is unknown, never 0."""
+    if prompt_tokens < 1 or completion_tokens < max(tokens_seen, 1 if text else 0):
+        raise ModelError(
+            f"a reply whose usage counts {prompt_tokens} prompt and {completion_tokens} completion "
+            f"tokens, with {tokens_seen} tokens listed and the text {text[:80]!r}: its cost is "
+            "unknown. Use a server that counts"
+        )
 
 
 def read_text_score(reply: Any, retries: int) -> TextScore:
