@@ -19,6 +19,7 @@ from routerlib.models.capabilities import BEGUN, QUESTION
 from routerlib.models.scripted import build_completion
 from routerlib.records import Message, Request, Sampling
 from routerlib.store import load_table, query
+from routerlib.store.schema import TABLES
 
 SMALL, LARGE = MODEL_IDS
 PRICES = """[{name}.prices]
@@ -37,6 +38,7 @@ class Server:
 
     index: int
     takes_prefill: bool = True
+    refuses: str = ""  # problems with these words, and repeats the key that it was sent
     http: ScriptedServer = field(default_factory=ScriptedServer)
     probes: int = 0
 
@@ -47,6 +49,12 @@ class Server:
             if name in body:
                 handler.answer(400, f'{{"error": {{"message": "no {name}"}}}}'.encode())
                 return
+        if self.refuses and self.refuses in str(body["messages"][-2:]):
+            said = json.dumps(
+                {"error": {"message": f"denied to {handler.headers['Authorization']}"}}
+            )
+            handler.answer(403, said.encode())
+            return
         if body["messages"][0]["content"] == QUESTION:
             self.probes += 1
             text = "is." if get_begun(body) == BEGUN and self.takes_prefill else "The capital."
@@ -218,3 +226,27 @@ def test_a_file_model_may_go_with_local_weights(bench: Bench) -> None:
         "Qwen2.5-Coder-0.5B-Instruct-Q4_K_M",
         LARGE,
     }
+
+
+def test_the_key_is_nowhere_but_in_the_environment(
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not in the store, nor in what is printed or logged, though the server repeats it."""
+    key = "sk-" + "s3cret" * 4
+    monkeypatch.setenv("MY_KEY", key)
+    bench.write_models(more='api_key_env = "MY_KEY"\n')
+    bench.large.refuses = "Tom has"
+    with caplog.at_level("DEBUG"):
+        assert bench.collect() == 1
+    assert bench.large.http.headers_seen[-1]["Authorization"] == f"Bearer {key}"
+    failed = [row["error"] for row in bench.load_rows("steps") if row["error"]]
+    assert "denied to Bearer [key]" in failed[0]
+    said = capsys.readouterr()
+    tables = [str(bench.load_rows(name)) for name in TABLES]
+    files = [path.read_bytes() for path in bench.folder.rglob("*") if path.is_file()]
+    assert not [text for text in [said.out, said.err, caplog.text, *tables] if key in text]
+    assert not [content for content in files if key.encode() in content]
+    assert len(files) > 8
