@@ -149,7 +149,9 @@ def run_collect(options: argparse.Namespace) -> int:
     if options.dry_run:  # reads only, so a recording may be running
         index, known = TraceIndex(options.traces), load_capabilities(options.traces)
         for group in groups:
-            _print_estimate(index, problems, group, _make_config(options, group, known))
+            config = _make_config(options, group, known)
+            _print_estimate(index, problems, group, config)
+            _print_price(options, index, problems, group, config)
         return 0
     with contextlib.ExitStack() as opened:
         writer = opened.enter_context(TraceWriter(options.traces))
@@ -323,6 +325,37 @@ def _print_estimate(
     )
     print(describe_estimate(planned), flush=True)
     return planned
+
+
+def _print_price(
+    options: argparse.Namespace,
+    index: TraceIndex,
+    problems: Sequence[Problem],
+    named: Sequence[NamedModel],
+    config: CollectConfig,
+) -> None:
+    """Print what is left will cost, where models of the file have prices."""
+    import numpy as np
+
+    from routerlib.plans import list_expansions
+    from routerlib.price_estimate import LEAST_PROBLEMS, load_problem_costs, predict_total
+
+    cards = [model.card for model in named if model.entry is not None]
+    if not cards or any(card.price_date is None for card in cards):
+        return
+    ids = [model.card.id for model in named]
+    missing, _ = list_expansions(problems, ids, config, index.get_next_state)
+    unfinished = {expansion.problem.id for expansion in missing}
+    complete = [problem.id for problem in problems if problem.id not in unfinished]
+    costs = load_problem_costs(options.traces, complete, cards) if complete else np.zeros(0)
+    price = predict_total(costs, len(unfinished))
+    if price is None:
+        print(f"No price yet: record {LEAST_PROBLEMS} problems first (--limit {LEAST_PROBLEMS})")
+    else:
+        print(
+            f"Price of the {len(unfinished)} problems left: {price.usd:.3g} USD, 95% interval "
+            f"[{price.low:.3g}, {price.high:.3g}], by {price.n} recorded ones."
+        )
 
 
 def _check_different(named: Sequence[NamedModel]) -> None:

@@ -202,6 +202,21 @@ def test_a_dry_run_asks_nobody(bench: Bench, capsys: pytest.CaptureFixture[str])
     assert bench.small.http.bodies == bench.large.http.bodies == []
 
 
+def test_a_dry_run_tells_the_price_of_what_is_left(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.write_models(priced=(SMALL, LARGE))
+    assert bench.collect("--dry-run") == 0
+    assert "No price yet: record 5 problems first (--limit 5)" in capsys.readouterr().out
+    monkeypatch.setattr("routerlib.price_estimate.LEAST_PROBLEMS", 2)
+    assert bench.collect("--limit", "2") == 0
+    capsys.readouterr()
+    assert bench.collect("--dry-run") == 0
+    found = re.search(r"1 problems left: (.*) USD, .*by 2 recorded ones", capsys.readouterr().out)
+    assert found is not None
+    assert float(found[1]) > 0
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -25,7 +25,7 @@ LAYERS = (
     | {"latex", "costs"},
     {"models", "store", "weights"},
     {"collect", "collect_rows", "plans", "serve", "engine_process", "vllm_engine", "dequantise"}
-    | {"calls", "judge", "prompt_scores", "lattice", "features", "env"},
+    | {"calls", "price_estimate", "judge", "prompt_scores", "lattice", "features", "env"},
     {"policies", "train"},
     {"calibrate", "certificate", "risk_tests", "cost_bounds", "evaluate", "metrics", "exploration"},
     {
@@ -49,6 +49,7 @@ LAYER_OF = {unit: number for number, units in enumerate(LAYERS) for unit in unit
 
 RECORDING = {"collect", "judge", "prompt_scores", "serve", "collect_command", "cli"} | {
     "score_command",
+    "price_estimate",
     "models_command",
     "model_options",
 }

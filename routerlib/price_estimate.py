@@ -1,0 +1,69 @@
+"""What a recording will cost, from what its first problems did cost.
+
+Invariant: an estimate has an interval or says that there is none yet; unpriced models are an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from routerlib.models.spending import get_prices
+from routerlib.records import ModelCard
+
+LEAST_PROBLEMS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class PriceEstimate:
+    """Expected USD with the ends of a 95% prediction interval, from ``n`` recorded problems."""
+
+    usd: float
+    low: float
+    high: float
+    n: int
+
+
+def load_problem_costs(
+    root: Path, problem_ids: Collection[str], cards: Sequence[ModelCard]
+) -> npt.NDArray[np.float64]:
+    """Return (n,) the USD that the recorded calls of some problems took, refused answers and all,
+    at the prices of the cards. Raises UnpricedModelError, and the errors of ``load_table``."""
+    from routerlib.store import load_table
+
+    columns = ["problem_id", "model_id", "prompt_tokens", "cached_prompt_tokens"]
+    table = load_table(root, "steps", columns=[*columns, "completion_tokens"])
+    prices = {card.id: get_prices(card) for card in cards}
+    costs = dict.fromkeys(problem_ids, 0.0)
+    for row in table.to_pylist():
+        if row["problem_id"] in costs and row["model_id"] in prices:
+            uncached, cached, written = prices[row["model_id"]]
+            read = row["prompt_tokens"] - row["cached_prompt_tokens"]
+            usd = uncached * read + cached * row["cached_prompt_tokens"]
+            costs[row["problem_id"]] += (usd + written * row["completion_tokens"]) / 1e6
+    return np.array(list(costs.values()), dtype=np.float64)
+
+
+def predict_total(costs: npt.NDArray[np.float64], n_left: int) -> PriceEstimate | None:
+    """Return what ``n_left`` more problems will cost, given the USD (n,) of n like them; None for
+    fewer than ``LEAST_PROBLEMS``.
+
+    Student's prediction interval for a sum of new draws from a normal distribution (Hahn and
+    Meeker, Statistical Intervals), not below 0.
+
+    >>> predict_total(np.full(10, 0.25), 100)
+    PriceEstimate(usd=25.0, low=25.0, high=25.0, n=10)
+    """
+    from scipy import stats
+
+    n = len(costs)
+    if n < LEAST_PROBLEMS:
+        return None
+    expected = float(costs.mean()) * n_left
+    spread = float(costs.std(ddof=1)) * n_left * np.sqrt(1.0 / n + 1.0 / max(n_left, 1))
+    half = float(stats.t.ppf(0.975, n - 1)) * float(spread)
+    return PriceEstimate(expected, max(0.0, expected - half), expected + half, n)
