@@ -15,7 +15,7 @@ from routerlib import __version__, paths
 from routerlib.calibrate_command import add_calibrate_command
 from routerlib.collect_command import add_collect_command
 from routerlib.engine_process import signals_raise
-from routerlib.errors import RouterlibError
+from routerlib.errors import RouterlibError, make_printable
 from routerlib.judge_command import add_judge_command
 from routerlib.model_options import SMALL, print_report
 from routerlib.models_command import add_models_command
@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with signals_raise(lambda number: KeyboardInterrupt()):
             status: int = options.run(options)
     except RouterlibError as error:
-        print(f"routerlib: {type(error).__name__}: {error}", file=sys.stderr)
+        said = make_printable(str(error))
+        print(f"routerlib: {type(error).__name__}: {said}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("routerlib: interrupted", file=sys.stderr)

@@ -99,3 +99,13 @@ def get_first_error(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def make_printable(text: str) -> str:
+    r"""Return what a server or a model said without what would move a terminal's cursor or colour
+    it: control characters but line ends become spaces.
+
+    >>> make_printable("no\x1b[31m red\nhere")
+    'no [31m red\nhere'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from routerlib import paths
 from routerlib.calls import run_cancellable
 from routerlib.collect_command import add_problem_options, read_problems
+from routerlib.errors import make_printable
 from routerlib.judge_prompts import JUDGE_PROMPTS
 from routerlib.model_options import (
     LARGE,
@@ -104,7 +105,7 @@ def print_outcome(report: CallReport | None, sentence: str) -> int:
         return 130
     print(f"\n{sentence}")
     if report.errors:
-        print(f"the last failure was {report.last_error}")
+        print(f"the last failure was {make_printable(report.last_error)}")
         print("run the same command again: it asks only for the calls that failed")
     return 1 if report.errors else 0
 

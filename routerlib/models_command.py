@@ -7,7 +7,7 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from routerlib.errors import ModelFileError
+from routerlib.errors import ModelFileError, make_printable
 
 if TYPE_CHECKING:
     from routerlib.models.capabilities import Capabilities
@@ -71,7 +71,7 @@ def describe_capabilities(found: Capabilities) -> list[str]:
     """Return a line for each capability, and one for each request that was refused."""
     alternatives = f"with {found.top_logprobs} alternatives" if found.top_logprobs else "alone"
     lines = [
-        f"answers as                 {_make_printable(found.returned_model)}",
+        f"answers as                 {make_printable(found.returned_model)}",
         f"continues a begun answer   {found.prefill}",
         f"log-probabilities          {alternatives if found.logprobs else 'none'}",
         f"stop sequences             {_describe(found.stop)}",
@@ -81,13 +81,10 @@ def describe_capabilities(found: Capabilities) -> list[str]:
         f"cached tokens in usage     {_describe(found.reports_cached_tokens)}",
         f"limit of tokens            {found.limit_field}",
     ]
-    refusals = found.refusals.items()
-    return lines + [f"refused, {name}: {_make_printable(text)}" for name, text in refusals]
-
-
-def _make_printable(text: str) -> str:
-    """A server's words without what would move the cursor or colour the terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    for name, text in found.refusals.items():
+        one_line = " ".join(make_printable(text).split())
+        lines.append(f"refused, {name}: {one_line}")
+    return lines
 
 
 def _describe(can: bool) -> str:

@@ -720,3 +720,14 @@ def test_the_recorded_run_is_described(bench: Bench) -> None:
     expected = {"depth": 2, "concurrency": 2, "chunk_problems": 2, "shared_machine": False}
     expected |= {"benchmark": "gsm8k", "split": "test", "models": [SMALL_ID, LARGE_ID]}
     assert expected.items() <= configuration.items()
+
+
+def test_a_servers_words_cannot_move_the_cursor(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.dumps({"error": {"message": "no \x1b[2J\x07\r such model"}}).encode()
+    bench.small.acts = [lambda handler: handler.answer(404, content)]
+    assert main(bench.list_arguments()) == 1
+    said = capsys.readouterr().err
+    assert "such model" in said
+    assert not {"\x1b", "\x07"} & set(said)
