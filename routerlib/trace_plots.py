@@ -191,13 +191,15 @@ def plot_continuations(frame: pd.DataFrame, axes: Axes | None = None) -> Axes:
             axes.plot(tokens, value, color=style.color, linewidth=0.7, linestyle=":")
             axes.vlines(tokens, low, high, color=style.color, linewidth=1.6)
             axes.plot(
-                tokens, value, style.marker, color=style.color, markersize=6, label=style.label
-            )
+                tokens, value, style.marker, color=style.color, markersize=6, label=style.label,
+                clip_on=False,
+            )  # fmt: skip
             labels += [
                 Label(str(name), style.text_color, np.array([[x, y]]))
                 for name, x, y in zip(rows["continuation"], tokens, value, strict=True)
             ]
         axes.set(xlabel="tokens written per problem", ylabel="accuracy, alone")
+        axes.margins(0.1)
         axes.set_xlim(left=0.0)
         axes.set_ylim(bottom=0.0)
         axes.legend(loc="upper right")
