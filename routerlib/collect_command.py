@@ -162,7 +162,12 @@ def run_collect(options: argparse.Namespace) -> int:
             if model.entry is not None
         }
         recording = _Recording(options, problems, writer, found, cap, opened)
-        return max(recording.record(group) for group in groups)
+        status = 0
+        for group in groups:
+            status = max(status, recording.record(group))
+            if status > 1:  # stopped, or no money left: the other models are not begun
+                break
+        return status
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from routerlib.models.spending import get_prices
+from routerlib.models.spending import compute_usd, get_prices
 from routerlib.records import ModelCard
 
 LEAST_PROBLEMS = 5
@@ -35,16 +35,16 @@ def load_problem_costs(
     at the prices of the cards. Raises UnpricedModelError, and the errors of ``load_table``."""
     from routerlib.store import load_table
 
-    columns = ["problem_id", "model_id", "prompt_tokens", "cached_prompt_tokens"]
-    table = load_table(root, "steps", columns=[*columns, "completion_tokens"])
-    prices = {card.id: get_prices(card) for card in cards}
+    tokens = ["prompt_tokens", "cached_prompt_tokens", "completion_tokens"]
+    table = load_table(root, "steps", columns=["problem_id", "model_id", *tokens])
+    by_id = {card.id: card for card in cards}
+    for card in cards:
+        get_prices(card)
     costs = dict.fromkeys(problem_ids, 0.0)
     for row in table.to_pylist():
-        if row["problem_id"] in costs and row["model_id"] in prices:
-            uncached, cached, written = prices[row["model_id"]]
-            read = row["prompt_tokens"] - row["cached_prompt_tokens"]
-            usd = uncached * read + cached * row["cached_prompt_tokens"]
-            costs[row["problem_id"]] += (usd + written * row["completion_tokens"]) / 1e6
+        card_of_row = by_id.get(row["model_id"])
+        if row["problem_id"] in costs and card_of_row is not None:
+            costs[row["problem_id"]] += compute_usd(card_of_row, *(row[name] for name in tokens))
     return np.array(list(costs.values()), dtype=np.float64)
 
 

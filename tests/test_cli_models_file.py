@@ -187,6 +187,13 @@ def test_the_cap_stops_the_run_and_keeps_what_was_answered(
     assert sum(spent) >= prices / 1e6  # the shared prompts were measured, too
 
 
+def test_without_money_the_next_model_is_not_begun(bench: Bench) -> None:
+    bench.write_models(priced=(SMALL, LARGE))
+    assert bench.collect("--alone", "--max-usd", "0.02") == 3
+    (run,) = bench.load_rows("runs")
+    assert json.loads(run["configuration"])["models"] == [SMALL]
+
+
 def test_no_cap_without_prices(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     bench.write_models(priced=(SMALL,))
     assert bench.collect("--max-usd", "5") == 1

@@ -52,7 +52,7 @@ def answer(prompt: int = 40, cached: int = 0, written: int = 20) -> Completion:
 
 
 def test_prices_by_hand() -> None:
-    assert compute_usd(CARD, answer(40, 30, 20)) == pytest.approx((10 + 3 + 200) / 1e6)
+    assert compute_usd(CARD, 40, 30, 20) == pytest.approx((10 + 3 + 200) / 1e6)
     # 9 bytes, a mark for the message and what a template may add; 100 tokens to write.
     assert pytest.approx((9 + 16 + 256 + 1000) / 1e6) == WORST_USD
     assert compute_worst_usd(CARD, REQUEST, 50) == pytest.approx(WORST_USD + 500 / 1e6)
@@ -76,7 +76,7 @@ def test_the_true_price_is_booked_and_the_last_call_is_not_sent() -> None:
     model = ScriptedModel("m", lambda request: answer())
     cap = SpendingCap(3 * WORST_USD)
     capped = CappedModel(model, CARD, cap, tries=1)
-    price = compute_usd(CARD, answer())
+    price = compute_usd(CARD, 40, 0, 20)
 
     async def spend() -> None:
         while True:
@@ -107,7 +107,7 @@ def test_retries_before_an_answer_are_booked_with_it() -> None:
     cap = SpendingCap(1.0)
     script = lambda request: replace(answer(), retries=3, doubtful_tries=2)  # noqa: E731
     asyncio.run(CappedModel(ScriptedModel("m", script), CARD, cap, 4).complete(REQUEST))
-    assert cap.spent_usd == pytest.approx(compute_usd(CARD, answer()) + 2 * WORST_USD)
+    assert cap.spent_usd == pytest.approx(compute_usd(CARD, 40, 0, 20) + 2 * WORST_USD)
 
 
 def test_a_call_that_is_cancelled_is_booked_in_full() -> None:
@@ -145,7 +145,7 @@ def test_one_cap_serves_one_event_loop_after_the_other() -> None:
 
     asyncio.run(ask_together())
     asyncio.run(ask_together())
-    assert cap.spent_usd == pytest.approx(10 * compute_usd(CARD, answer()))
+    assert cap.spent_usd == pytest.approx(10 * compute_usd(CARD, 40, 0, 20))
 
 
 class Provider:

@@ -123,7 +123,12 @@ class CappedModel:
                 booking.actual_usd = worst_usd * min(error.doubtful_tries, self.tries)
                 raise
             doubtful_usd = worst_usd * completion.doubtful_tries
-            booking.actual_usd = compute_usd(self.card, completion) + doubtful_usd
+            booking.actual_usd = doubtful_usd + compute_usd(
+                self.card,
+                completion.prompt_tokens,
+                completion.cached_prompt_tokens,
+                completion.completion_tokens,
+            )
         return completion
 
     async def aclose(self) -> None:
@@ -148,14 +153,15 @@ def get_prices(card: ModelCard) -> tuple[float, float, float]:
     return known[0], known[1], known[2]
 
 
-def compute_usd(card: ModelCard, completion: Completion) -> float:
-    """Return what an answer cost by its own counts, in USD."""
+def compute_usd(
+    card: ModelCard, prompt_tokens: int, cached_prompt_tokens: int, completion_tokens: int
+) -> float:
+    """Return what a call of so many tokens costs, in USD; the prompt includes its cached part."""
     uncached, cached, written = get_prices(card)
-    cached_tokens = completion.cached_prompt_tokens
     return (
-        uncached * (completion.prompt_tokens - cached_tokens)
-        + cached * cached_tokens
-        + written * completion.completion_tokens
+        uncached * (prompt_tokens - cached_prompt_tokens)
+        + cached * cached_prompt_tokens
+        + written * completion_tokens
     ) / 1e6
 
 
