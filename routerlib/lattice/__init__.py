@@ -4,7 +4,7 @@
 score policies; ``oracle`` and ``frontier`` say what the record allows;
 ``coverage`` and ``missing_expansions`` say what it lacks; ``restrict_one_way`` masks it to
 policies that escalate once, ``restrict_depth`` to those that decide at the first steps only;
-``add_spending`` shows a policy what it has paid.
+``add_spending`` shows a policy what it has paid; ``hide_logprobs`` closes a model.
 """
 
 from routerlib.lattice.arrays import FORBIDDEN, MISSING, TERMINAL, Lattice, LatticePlan
@@ -18,6 +18,7 @@ from routerlib.lattice.build import (
 from routerlib.lattice.clairvoyant import Frontier, frontier, oracle
 from routerlib.lattice.completeness import Coverage, coverage, missing_expansions
 from routerlib.lattice.labels import compute_process_labels
+from routerlib.lattice.masking import hide_logprobs
 from routerlib.lattice.modes import restrict_depth, restrict_one_way
 from routerlib.lattice.replay import (
     Values,
@@ -48,6 +49,7 @@ __all__ = [
     "evaluate_probabilities",
     "follow_thresholds",
     "frontier",
+    "hide_logprobs",
     "load_frame",
     "load_lattice",
     "load_model_cards",
