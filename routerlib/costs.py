@@ -88,6 +88,29 @@ def make_lens(name: str, cards: Sequence[ModelCard]) -> Lens:
     return Lens(name, unit, weights)
 
 
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Tokens per second that a model reads of a prompt and writes, alone on its machine."""
+
+    prefill: float
+    decode: float
+
+
+def make_latency_lens(speeds: Sequence[Speed]) -> Lens:
+    """Return the seconds that one solution takes when nothing runs beside it, from the measured
+    speeds of the models, cheapest first.
+
+    A model of latency, not a measurement of each call: reading is linear in the uncached prompt
+    and writing in the tokens, a cached prompt and the way to the server take no time, and probes,
+    drafts and steps follow one another. ValueError for a speed that is not > 0.
+    """
+    rates = np.array([[speed.prefill, speed.decode] for speed in speeds])
+    if not rates.size or not np.all(np.isfinite(rates)) or np.any(rates <= 0):
+        raise ValueError(f"speeds are {list(speeds)}: give tokens per second > 0 for each model")
+    zeros = np.zeros(len(rates))
+    return Lens("latency", "s", np.stack([1 / rates[:, 0], zeros, 1 / rates[:, 1]], axis=1))
+
+
 def set_price_ratio(lens: Lens, ratio: float) -> Lens:
     """Return the lens as if a written token of the dearest model cost ``ratio`` times one of the
     cheapest: the dearest keeps its prices, those of all others are scaled by one factor.
@@ -103,6 +126,21 @@ def set_price_ratio(lens: Lens, ratio: float) -> Lens:
     weights = lens.weights.copy()
     weights[:-1] *= dearest / (ratio * cheapest)
     return Lens(f"{lens.name}, 1 : {ratio:g}", lens.unit, weights)
+
+
+def keep_item(lens: Lens, model: int, fields: Sequence[str] = LEDGER_FIELDS) -> Lens:
+    """Return one item of the lens's bill: what a model, by its number, takes for some of
+    ``LEDGER_FIELDS``. All else is free, so the costs of items that leave nothing out add up to the
+    lens's.
+
+    >>> lens = Lens("example", "tokens", np.array([[1.0, 0.0, 1.0], [3.0, 0.0, 3.0]]))
+    >>> keep_item(lens, 1, ["completion_tokens"]).weights.tolist()
+    [[0.0, 0.0, 0.0], [0.0, 0.0, 3.0]]
+    """
+    weights = np.zeros_like(lens.weights)
+    columns = [LEDGER_FIELDS.index(field) for field in fields]
+    weights[model, columns] = lens.weights[model, columns]
+    return Lens(f"{lens.name}, model {model}: {', '.join(fields)}", lens.unit, weights)
 
 
 def compute_cost(ledger: FloatArray, lens: Lens) -> FloatArray:

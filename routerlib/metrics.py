@@ -236,14 +236,15 @@ def compute_curve_area(
     ``cost`` and ``accuracy`` are (..., V), ordered as they were chosen on *calibration* problems;
     ``small`` and ``large`` are (cost, accuracy) of shape (...). Nothing is selected on the data at
     hand, so there is no flattery: a step back in cost counts negatively, and a detour beyond large
-    cancels itself unless it changes the accuracy. The chord has area (small + large) / 2.
+    cancels itself unless it changes the accuracy. The chord has area (small + large) / 2. NaN where
+    large is not dearer: then there is nothing to trade.
     """
     x = _join_ends(cost, small[0], large[0])
     y = _join_ends(accuracy, small[1], large[1])
     area = np.sum((y[..., 1:] + y[..., :-1]) * np.diff(x, axis=-1), axis=-1) / 2.0
     gap = np.asarray(large[0]) - np.asarray(small[0])
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(gap == 0.0, np.nan, area / gap)
+        return np.where(gap > 0.0, area / gap, np.nan)
 
 
 def compute_apgr(area: Floats, small: Floats, large: Floats) -> Floats:

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from routerlib.costs import LENSES, Lens, compute_cost, make_lens, set_price_ratio
+from routerlib.costs import (
+    LEDGER_FIELDS,
+    LENSES,
+    Lens,
+    Speed,
+    compute_cost,
+    keep_item,
+    make_latency_lens,
+    make_lens,
+    set_price_ratio,
+)
 from routerlib.errors import UnpricedModelError
 from routerlib.records import ModelCard
 
@@ -91,6 +101,26 @@ def test_cost_adds_up_over_calls(ledgers: np.ndarray) -> None:
         lens = make_lens(name, [SMALL, LARGE])
         total = compute_cost(ledgers.sum(axis=0), lens)
         assert float(total) == pytest.approx(float(compute_cost(ledgers, lens).sum()))
+
+
+@given(arrays(np.float64, (2, 3), elements=st.integers(0, 10_000).map(float)))
+def test_items_add_up_to_the_bill(ledger: np.ndarray) -> None:
+    for name in LENSES:
+        lens = make_lens(name, [SMALL, LARGE])
+        items = [keep_item(lens, m, [field]) for m in range(2) for field in LEDGER_FIELDS]
+        total = sum(float(compute_cost(ledger, item)) for item in items)
+        assert total == pytest.approx(float(compute_cost(ledger, lens)))
+        assert float(compute_cost(ledger, keep_item(lens, 1))) == pytest.approx(
+            sum(float(compute_cost(ledger, item)) for item in items[3:])
+        )
+
+
+def test_latency_is_what_is_read_and_written_at_each_models_speed() -> None:
+    lens = make_latency_lens([Speed(200.0, 20.0), Speed(100.0, 10.0)])
+    assert float(compute_cost(LEDGER, lens)) == pytest.approx(60 / 200 + 10 / 20 + 150 / 100 + 2)
+    for speeds in ([], [Speed(0.0, 1.0)], [Speed(1.0, np.nan)]):
+        with pytest.raises(ValueError, match="give tokens per second > 0"):
+            make_latency_lens(speeds)
 
 
 @pytest.mark.parametrize("ratio", [0.5, 2.0, 100.0])

@@ -22,7 +22,7 @@ LAYERS = (
     {"records", "errors", "paths"},
     {"benchmarks", "prompts", "example_solutions", "judge_prompts", "steps", "grading"}
     | {"continuations"}
-    | {"latex", "costs"},
+    | {"latex", "costs", "price_scenarios"},
     {"models", "store", "weights"},
     {"collect", "collect_rows", "plans", "serve", "engine_process", "vllm_engine", "dequantise"}
     | {"calls", "price_estimate", "judge", "prompt_scores", "lattice", "features", "env"},

@@ -4,7 +4,8 @@
 score policies; ``oracle`` and ``frontier`` say what the record allows;
 ``coverage`` and ``missing_expansions`` say what it lacks; ``restrict_one_way`` masks it to
 policies that escalate once, ``restrict_depth`` to those that decide at the first steps only;
-``add_spending`` shows a policy what it has paid; ``hide_logprobs`` closes a model.
+``add_spending`` shows a policy what it has paid; ``hide_logprobs`` closes a model;
+``bill_reward_model`` bills what scores every draft.
 """
 
 from routerlib.lattice.arrays import FORBIDDEN, MISSING, TERMINAL, Lattice, LatticePlan
@@ -27,6 +28,7 @@ from routerlib.lattice.replay import (
     follow_thresholds,
     mask_probabilities,
 )
+from routerlib.lattice.reward_model import bill_reward_model
 from routerlib.lattice.rows import TraceTables
 from routerlib.lattice.spending import add_spending, compute_spent
 
@@ -41,6 +43,7 @@ __all__ = [
     "TraceTables",
     "Values",
     "add_spending",
+    "bill_reward_model",
     "build_lattice",
     "compute_edge_costs",
     "compute_process_labels",
