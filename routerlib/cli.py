@@ -24,7 +24,7 @@ from routerlib.score_command import add_score_command
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 after a named error or a check that found
-    something, 130 when it was interrupted."""
+    something, 3 when a spending cap is reached, 130 when it was interrupted."""
     options = make_parser().parse_args(arguments)
     try:
         with signals_raise(lambda number: KeyboardInterrupt()):

@@ -11,17 +11,11 @@ a run, the rows of all answers are handed to the writer and flushed.
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from importlib import metadata
 
-from routerlib import __version__
 from routerlib.benchmarks import GENERATED_BENCHMARKS
 from routerlib.collect_rows import (
     fill_refused_step,
@@ -54,8 +48,8 @@ from routerlib.records import (
     Run,
     State,
     Step,
-    compute_id,
 )
+from routerlib.runs import begin_run, end_run
 from routerlib.store import TraceWriter
 
 
@@ -95,26 +89,9 @@ def make_run(
 ) -> Run:
     """Return the row of a run that starts now, with what its models were found to be able to do,
     by their ids."""
-    now = datetime.now(UTC)
-    content = asdict(config) | {
-        "models": [model.id for model in models],
-        "benchmark": benchmark,
-        "split": split,
-    }
-    if capabilities:
-        content["capabilities"] = {name: asdict(found) for name, found in capabilities.items()}
-    configuration = json.dumps(content, sort_keys=True)
-    libraries = ("openai", "pyarrow", "math-verify")
-    versions = {name: metadata.version(name) for name in libraries} | {"routerlib": __version__}
-    return Run(
-        id=compute_id("run", now.isoformat(timespec="microseconds"), configuration, os.getpid()),
-        started_at=now.isoformat(timespec="seconds"),
-        ended_at=None,
-        configuration=configuration,
-        code_version=__version__,
-        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
-        library_versions=json.dumps(versions, sort_keys=True),
-        plan=config.plan,
+    model_ids = [model.id for model in models]
+    return begin_run(
+        config.plan, asdict(config), model_ids, benchmark, split, capabilities=capabilities
     )
 
 
@@ -196,8 +173,7 @@ class Collector:
         except BaseExceptionGroup as group:  # of the tasks: the first error cancelled the others
             raise get_first_error(group) from group
         finally:
-            ended_at = datetime.now(UTC).isoformat(timespec="seconds")
-            self.writer.add_run(replace(run, ended_at=ended_at, spent_usd=self._get_spent_usd()))
+            self.writer.add_run(end_run(run, self._get_spent_usd()))
             self.writer.flush()
         return self.report
 

@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from routerlib import paths
-from routerlib.calls import run_cancellable
-from routerlib.continuations import CONTINUATIONS
-from routerlib.errors import MissingGeneratorError, ModelError, SpendingCapError
+from routerlib.errors import ModelError
 from routerlib.model_options import (
     LARGE,
     SMALL,
     NamedModel,
+    add_continuation_option,
     add_model_options,
     add_models_file_option,
+    add_spending_option,
     at_least,
+    choose_continuation,
     find_capabilities,
     find_model,
     load_capabilities,
+    make_cap,
     open_model,
 )
 from routerlib.plans import PLANS
 from routerlib.prompts import PROMPTS
+from routerlib.recording_command import add_problem_options, read_problems, run_recording
 from routerlib.serve import CONCURRENCY, ENGINES
 
 if TYPE_CHECKING:
     from routerlib.collect import CollectReport
-    from routerlib.continuations import Continuation
     from routerlib.models.capabilities import Capabilities
     from routerlib.models.protocol import Model
     from routerlib.models.spending import SpendingCap
@@ -77,24 +77,14 @@ def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
         ("tiny", None, "weights of a third model, cheaper than both (default: none)"),
     ):
         add_model_options(command, role, default, meaning)
-        command.add_argument(
-            f"--{role}-continuation",
-            choices=CONTINUATIONS,
-            help="how it is made to go on from the steps so far (default: prefill where the model "
-            "can, else continue_turn)",
-        )
+        add_continuation_option(command, role, "how it is made to go on from the steps so far")
     add_models_file_option(command)
     command.add_argument(
         "--alone",
         action="store_true",
         help="record each model's own solutions, not the mixtures of both",
     )
-    command.add_argument(
-        "--max-usd",
-        type=above_zero,
-        default=math.inf,
-        help="most that this run may cost; needs the prices of all models (--models)",
-    )
+    add_spending_option(command)
     command.add_argument(
         "--concurrency", type=at_least(1), default=None, help="calls in flight of each model"
     )
@@ -111,31 +101,6 @@ def add_collect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
     command.set_defaults(run=run_collect)
 
 
-def add_problem_options(
-    command: argparse.ArgumentParser, *, split: str, limit: int | None = None
-) -> None:
-    """Add the options that name problems, which ``read_problems`` reads; ``split`` and ``limit``
-    are the defaults."""
-    command.add_argument("--benchmark", default="gsm8k")
-    command.add_argument("--split", default=split)
-    command.add_argument(
-        "--limit", type=at_least(1), default=limit, help="problems, in the split's order"
-    )
-    command.add_argument(
-        "--balance-levels", action="store_true", help="take the levels of difficulty in turn"
-    )
-    command.add_argument("--max-level", type=float, help="leave out harder problems")
-    command.add_argument("--data", type=Path, default=None, help="folder of benchmark files")
-
-
-def above_zero(text: str) -> float:
-    """Read an amount above 0."""
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
 def run_collect(options: argparse.Namespace) -> int:
     """Record what is missing and return the exit status: 1 when calls failed, 130 when stopped, 3
     when the next call might have passed ``--max-usd``."""
@@ -143,7 +108,7 @@ def run_collect(options: argparse.Namespace) -> int:
 
     named = [find_model(options, role) for role in ROLES if getattr(options, role) is not None]
     _check_different(named)
-    cap = _make_cap(options, named)
+    cap = make_cap(options.max_usd, named)
     problems = read_problems(options)
     groups = [[model] for model in named] if options.alone else [named]
     if options.dry_run:  # reads only, so a recording may be running
@@ -195,6 +160,10 @@ class _Recording:
         known = {m.card.id: self.capabilities[m.card.id] for m in named if m.entry is not None}
         run = make_run(config, models, options.benchmark, options.split, known)
         spent_before = self.cap.spent_usd if self.cap else 0.0
+
+        def get_spent_usd() -> float | None:
+            return self.cap.spent_usd - spent_before if self.cap else None
+
         with contextlib.closing(_Bar(planned.calls_expected)) as bar:
             collector = Collector(
                 models,
@@ -202,46 +171,26 @@ class _Recording:
                 self.writer,
                 config,
                 bar.show,
-                get_spent_usd=lambda: self.cap.spent_usd - spent_before if self.cap else None,
+                get_spent_usd=get_spent_usd,
+            )
+            return run_recording(
+                collector.collect(self.problems, run),
+                models,
+                lambda: _describe(collector.report),
+                get_spent_usd,
             )
 
-            async def collect() -> CollectReport:
-                try:
-                    return await collector.collect(self.problems, run)
-                finally:
-                    for model in models:
-                        await model.aclose()
-
-            try:
-                report = run_cancellable(collect())
-            except asyncio.CancelledError:
-                print("\nstopped; what was answered is recorded: run the same command to go on")
-                return 130
-            except SpendingCapError as full:
-                print(
-                    f"\n{_describe(collector.report)}\n{full}. What was answered is recorded: run "
-                    "the same command with a higher --max-usd to go on"
-                )
-                return 3
-        print(f"\n{_describe(report)}")
-        if self.cap is not None:
-            print(f"{self.cap.spent_usd - spent_before:.4f} USD spent")
-        if report.errors:
-            print("run the same command again: it asks only for the calls that failed")
-        return 1 if report.errors else 0
-
     def _open(self, named: NamedModel, concurrency: int) -> Model:
-        from routerlib.models.spending import CappedModel
-
         model_id = named.card.id
         if model_id not in self.clients:
-            known = self.capabilities.get(model_id)
-            model = open_model(self.options, named, concurrency, self.opened, known)
-            self.clients[model_id] = model
-            if self.cap is not None and named.entry is not None:
-                self.clients[model_id] = CappedModel(
-                    model, named.card, self.cap, model.max_retries + 1, named.entry.thinking_tokens
-                )
+            self.clients[model_id] = open_model(
+                self.options,
+                named,
+                concurrency,
+                self.opened,
+                capabilities=self.capabilities.get(model_id),
+                cap=self.cap,
+            )
         return self.clients[model_id]
 
 
@@ -272,7 +221,7 @@ def _make_config(
         max_tail_tokens=rule.max_tail_tokens,
         temperature=options.temperature,
         continuations=tuple(
-            _choose_continuation(options, model, capabilities.get(model.card.id)) for model in named
+            choose_continuation(options, model, capabilities.get(model.card.id)) for model in named
         ),
         rollouts=options.rollouts,
         large_probability=options.large_probability,
@@ -280,36 +229,6 @@ def _make_config(
         shared_machine=not options.separate_machines and len(served_here) > 1,
         chunk_problems=options.chunk,
     )
-
-
-def _choose_continuation(
-    options: argparse.Namespace, named: NamedModel, capabilities: Capabilities | None
-) -> Continuation:
-    """What the option says, or else what the model can do. Raises ModelError for prefill where the
-    model was found not to continue a begun answer."""
-    wanted: Continuation | None = getattr(options, f"{named.role}_continuation")
-    if capabilities is None or capabilities.prefill != "none":
-        return wanted or "prefill"
-    if wanted == "prefill":
-        raise ModelError(
-            f"{named.card.id} does not continue a begun answer (`routerlib models check` says what "
-            f"it refused): use --{named.role}-continuation continue_turn or one_shot"
-        )
-    return wanted or "continue_turn"
-
-
-def _make_cap(options: argparse.Namespace, named: Sequence[NamedModel]) -> SpendingCap | None:
-    """The cap of the models of the file; without --max-usd one that counts, if all have prices.
-    Local weights cost no money."""
-    from routerlib.models.spending import SpendingCap, get_prices
-
-    hosted = [model for model in named if model.entry is not None]
-    if math.isfinite(options.max_usd):
-        for model in hosted:
-            get_prices(model.card)
-    elif not hosted or any(model.card.price_date is None for model in hosted):
-        return None
-    return SpendingCap(options.max_usd)
 
 
 def _print_estimate(
@@ -372,34 +291,6 @@ def _check_different(named: Sequence[NamedModel]) -> None:
                 "different models"
             )
         seen[model.card.id] = model.role
-
-
-def read_problems(options: argparse.Namespace) -> list[Problem]:
-    """Load the problems that the options name; without the package that generates them, those
-    whose texts are in the store, if there are as many as wanted."""
-    from routerlib.benchmarks import load_problems
-    from routerlib.store import load_problem_texts
-
-    try:
-        return load_problems(
-            options.benchmark,
-            options.split,
-            data_dir=options.data,
-            limit=options.limit,
-            balance_levels=options.balance_levels,
-            max_level=options.max_level,
-        )
-    except MissingGeneratorError as error:
-        stored = []
-        if options.traces.is_dir():
-            stored = load_problem_texts(options.traces, options.benchmark, options.split)
-        if not stored:
-            raise
-        if options.limit is None or len(stored) >= options.limit:
-            return stored[: options.limit]
-        raise MissingGeneratorError(
-            f"{error}, or ask for those that {options.traces} has: --limit {len(stored)}"
-        ) from error
 
 
 def describe_estimate(planned: Estimate) -> str:

@@ -26,7 +26,7 @@ _RUNS = """
 """
 _SETTINGS = """
     SELECT DISTINCT json_extract_string(configuration, 'benchmark') AS benchmark, plan,
-           json_extract_string(configuration, 'depth') AS depth,
+           coalesce(json_extract_string(configuration, 'depth'), '–') AS depth,
            json_extract_string(configuration, 'prompt_version') AS prompt,
            machine
     FROM runs ORDER BY ALL

@@ -4,28 +4,36 @@ A draft is a step that the small model wrote: greedily, with one prompt version.
 asked about in the order of their problems and texts, all questions about one draft together, so
 that prompts which begin alike meet in the server's prefix cache. Invariants: what is recorded is
 never asked for again; a call that failed leaves no row, so the next run asks for it again; whatever
-ends a run, the scores of all answers are handed to the writer and flushed.
+ends a run, the scores of all answers are handed to the writer and flushed; a model that cannot
+give a score as it is defined is refused, never read in another way.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import pyarrow.compute as pc
 
 from routerlib.calls import CallReport, make_calls
+from routerlib.continuations import CONTINUATIONS, Continuation, name_prompt_version
+from routerlib.errors import ModelError
 from routerlib.judge_prompts import (
     JUDGE_PROMPTS,
     JudgePrompt,
     build_judge_messages,
     compute_judge_score,
 )
+from routerlib.models.capabilities import Capabilities
 from routerlib.models.protocol import Model
 from routerlib.prompts import PROMPTS
-from routerlib.records import Judgement, ModelCard, Problem, Request, Sampling
+from routerlib.records import Judgement, ModelCard, Problem, Request, Run, Sampling
+from routerlib.runs import begin_run, end_run
 from routerlib.store import TraceWriter, load_table
+
+LEAST_ALTERNATIVES = 2
+"""Of one alternative alone an expected value would be what the model says, without its doubt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +41,15 @@ class JudgeConfig:
     """Which drafts are judged and how.
 
     ``author_id`` is the model that wrote the drafts, ``prompt_version`` the one it wrote them
-    with. ``questions`` names entries of ``JUDGE_PROMPTS``; ``top_logprobs`` is the number of
-    alternatives of the answer's token that are asked for. ``concurrency`` bounds the calls in
+    with, ``continuation`` the protocol. ``questions`` names entries of ``JUDGE_PROMPTS``;
+    ``top_logprobs`` is the number of alternatives of the answer's token that are asked for: an
+    answer that is not among them counts as never given. ``concurrency`` bounds the calls in
     flight. A run gives up after ``max_consecutive_failures`` failed calls in a row.
     """
 
     author_id: str
     prompt_version: str = "short-lines-v1"
+    continuation: Continuation = "prefill"
     questions: tuple[str, ...] = ("usefulness-v1", "right-v1")
     top_logprobs: int = 20
     concurrency: int = 128
@@ -50,6 +60,10 @@ class JudgeConfig:
             raise ValueError(
                 f"unknown prompt version {self.prompt_version!r}: use one of {sorted(PROMPTS)}"
             )
+        if self.continuation not in CONTINUATIONS:
+            raise ValueError(
+                f"unknown continuation {self.continuation!r}: use one of {list(CONTINUATIONS)}"
+            )
         unknown = [name for name in self.questions if name not in JUDGE_PROMPTS]
         if unknown or not self.questions:
             raise ValueError(
@@ -58,6 +72,48 @@ class JudgeConfig:
         for name in ("top_logprobs", "concurrency", "max_consecutive_failures"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def draft_version(self) -> str:
+        """What the drafts' steps record as their prompt version."""
+        return name_prompt_version(self.prompt_version, self.continuation)
+
+
+def fit_judge_config(config: JudgeConfig, judge_id: str, found: Capabilities) -> JudgeConfig:
+    """Return the config with no more alternatives than the judge gives.
+
+    A score is an expected value over the alternatives of the token that goes on from a begun reply.
+    Raises ModelError for a model that cannot give one.
+    """
+    lacks = []
+    if found.prefill == "none":
+        lacks.append("it does not continue a begun answer, as a judge is asked to")
+    if not found.logprobs:
+        lacks.append("it gives no log-probabilities, of which a score is the expected value")
+    elif found.top_logprobs < LEAST_ALTERNATIVES:
+        lacks.append(
+            f"it gives log-probabilities, but {found.top_logprobs} where a score is an expected "
+            f"value over at least {LEAST_ALTERNATIVES} alternatives of a token"
+        )
+    if lacks:
+        raise ModelError(
+            f"{judge_id} cannot judge: {'; '.join(lacks)} (`routerlib models check` says what it "
+            "refused). Use a judge that gives log-probabilities and continues a begun answer, such "
+            "as open weights behind vLLM or llama.cpp"
+        )
+    return replace(config, top_logprobs=min(config.top_logprobs, found.top_logprobs))
+
+
+def make_judge_run(
+    config: JudgeConfig,
+    judge_id: str,
+    benchmark: str,
+    split: str,
+    capabilities: Mapping[str, Capabilities] | None = None,
+) -> Run:
+    """Return the row of a run that starts now; ``delimiter`` is where the drafts' steps end."""
+    settings = asdict(config) | {"delimiter": PROMPTS[config.prompt_version].step_rule.delimiter}
+    return begin_run("judge", settings, [judge_id], benchmark, split, capabilities=capabilities)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +135,8 @@ class JudgeReport(CallReport):
 class Judge:
     """Asks one model about drafts and records its scores.
 
-    ``on_change`` is called with the report after every call, for a progress bar.
+    ``on_change`` is called with the report after every call, for a progress bar. ``get_spent_usd``
+    says at the end what the run cost, None where nobody knows.
     """
 
     def __init__(
@@ -89,6 +146,8 @@ class Judge:
         writer: TraceWriter,
         config: JudgeConfig,
         on_change: Callable[[JudgeReport], None] = lambda report: None,
+        *,
+        get_spent_usd: Callable[[], float | None] = lambda: None,
     ) -> None:
         if model.id != card.id:
             raise ValueError(f"model {model.id!r} and card {card.id!r} differ: give its own card")
@@ -98,10 +157,14 @@ class Judge:
         self.config = config
         self.report = JudgeReport()
         self._on_change = on_change
+        self._get_spent_usd = get_spent_usd
         self._shared_prompt_tokens: dict[str, int] = {}
 
-    async def judge_drafts(self, problems: Sequence[Problem]) -> JudgeReport:
+    async def judge_drafts(self, problems: Sequence[Problem], run: Run) -> JudgeReport:
         """Record the scores that the drafts of ``problems`` miss and return what was done.
+
+        The run's row is written with the time at which it ended, however it ended; a run that
+        finds nothing missing leaves no row.
 
         Raises ModelError when too many calls fail in a row, and the error of the first call when
         the judge cannot be asked at all; StoreError when a problem or the judge's card is stored
@@ -127,6 +190,7 @@ class Judge:
         if not missing:
             return self.report
         self.writer.add_model(self.card)
+        self.writer.add_run(run)
         try:
             for question in dict.fromkeys(question for _, question in missing):
                 await self._measure_shared_prompt(question)
@@ -140,6 +204,7 @@ class Judge:
                 on_change=lambda: self._on_change(self.report),
             )
         finally:
+            self.writer.add_run(end_run(run, self._get_spent_usd()))
             self.writer.flush()
         return self.report
 
@@ -193,7 +258,7 @@ def list_drafts(
         "steps",
         columns=["id", "problem_id", "next_state_id"],
         where=(pc.field("model_id") == config.author_id)
-        & (pc.field("prompt_version") == config.prompt_version)
+        & (pc.field("prompt_version") == config.draft_version)
         & (pc.field("temperature") == 0.0)
         & (pc.field("sample_index") == 0)
         & pc.field("error").is_null()

@@ -1,8 +1,9 @@
 """Options that name models, and the clients that come of them: local weights, served here or by a
 server that already runs, or a table of ``models.toml``.
 
-Invariant: what a model of the file can do is asked once for each store and recorded with the run,
-so that a recording goes on as it began.
+Invariants: what a model of the file can do is asked once for each store and recorded with the run,
+so that a recording goes on as it began; with a spending cap every call of a model of the file is
+paid from it.
 """
 
 from __future__ import annotations
@@ -10,21 +11,25 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from routerlib.calls import run_cancellable
-from routerlib.errors import ModelFileError, WeightsError
+from routerlib.continuations import CONTINUATIONS
+from routerlib.errors import ModelError, ModelFileError, WeightsError
 from routerlib.serve import ENGINE_PREFILL, ENGINE_TAKES_SEED, serve_local
 from routerlib.weights import WEIGHTS, get_model_card, get_weights
 
 if TYPE_CHECKING:
-    from routerlib.models import AnthropicModel, OpenAICompatibleModel
+    from routerlib.continuations import Continuation
     from routerlib.models.capabilities import Capabilities
     from routerlib.models.model_file import ModelEntry
+    from routerlib.models.protocol import Model
+    from routerlib.models.spending import SpendingCap
     from routerlib.records import ModelCard
 
 SMALL = "qwen2.5-coder-0.5b-instruct-q4_k_m"
@@ -65,6 +70,33 @@ def add_models_file_option(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_spending_option(command: argparse.ArgumentParser) -> None:
+    """Add the option that caps what a run may cost; ``make_cap`` reads it."""
+    command.add_argument(
+        "--max-usd",
+        type=above_zero,
+        default=math.inf,
+        help="most that this run may cost; needs the prices of all models that it calls (--models)",
+    )
+
+
+def add_continuation_option(command: argparse.ArgumentParser, role: str, meaning: str) -> None:
+    """Add the option that names a model's protocol; ``choose_continuation`` reads it."""
+    command.add_argument(
+        f"--{role}-continuation",
+        choices=CONTINUATIONS,
+        help=f"{meaning} (default: prefill where the model can, else continue_turn)",
+    )
+
+
+def above_zero(text: str) -> float:
+    """Read an amount above 0."""
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
 def at_least(least: int) -> Callable[[str], int]:
     """Return a reader of whole numbers that refuses those below ``least``."""
 
@@ -98,7 +130,7 @@ def find_model(options: argparse.Namespace, role: str) -> NamedModel:
                 f"weights are {', '.join(sorted(WEIGHTS))}"
             ) from error
     for option in ("url", "name"):
-        if getattr(options, f"{role}_{option}") is not None:
+        if getattr(options, f"{role}_{option}", None) is not None:
             raise ModelFileError(
                 f"--{role}-{option} is given, but [{name}] of {path} says where its "
                 "server is and what that calls it: change it there"
@@ -111,20 +143,29 @@ def open_model(
     named: NamedModel,
     concurrency: int,
     opened: contextlib.ExitStack,
+    *,
     capabilities: Capabilities | None = None,
-) -> AnthropicModel | OpenAICompatibleModel:
+    cap: SpendingCap | None = None,
+) -> Model:
     """Make a model's client: of its table, of the server that was named, or of one that is started
-    here and lives as long as ``opened``. A table needs ``capabilities``."""
+    here and lives as long as ``opened``. A table needs ``capabilities``; its calls are paid from
+    ``cap``."""
     from routerlib.models.clients import make_client
     from routerlib.models.openai_compatible import OpenAICompatibleModel
+    from routerlib.models.spending import CappedModel
 
     weights, base_url, given_name, aliases = (
         getattr(options, named.role + suffix) for suffix in ("", "_url", "_name", "_alias")
     )
     if named.entry is not None:
         assert capabilities is not None
-        return make_client(
+        client = make_client(
             named.entry, capabilities, max_in_flight=concurrency, also_named=tuple(aliases)
+        )
+        if cap is None:
+            return client
+        return CappedModel(
+            client, named.card, cap, client.max_retries + 1, named.entry.thinking_tokens
         )
     model_name = given_name or get_weights(weights).model_id
     if base_url is None:
@@ -145,6 +186,36 @@ def open_model(
         max_in_flight=concurrency,
         also_named=tuple(aliases),
     )
+
+
+def make_cap(max_usd: float, named: Sequence[NamedModel]) -> SpendingCap | None:
+    """Return the cap of the models of the file; for an infinite one a cap that counts if all have
+    prices, else None. Local weights cost no money. Raises UnpricedModelError."""
+    from routerlib.models.spending import SpendingCap, get_prices
+
+    hosted = [model for model in named if model.entry is not None]
+    if math.isfinite(max_usd):
+        for model in hosted:
+            get_prices(model.card)
+    elif not hosted or any(model.card.price_date is None for model in hosted):
+        return None
+    return SpendingCap(max_usd)
+
+
+def choose_continuation(
+    options: argparse.Namespace, named: NamedModel, capabilities: Capabilities | None
+) -> Continuation:
+    """Return what the option says, or else what the model can do. Raises ModelError for prefill
+    where the model was found not to continue a begun answer."""
+    wanted: Continuation | None = getattr(options, f"{named.role}_continuation")
+    if capabilities is None or capabilities.prefill != "none":
+        return wanted or "prefill"
+    if wanted == "prefill":
+        raise ModelError(
+            f"{named.card.id} does not continue a begun answer (`routerlib models check` says what "
+            f"it refused): use --{named.role}-continuation continue_turn or one_shot"
+        )
+    return wanted or "continue_turn"
 
 
 def find_capabilities(named: NamedModel, recorded: Mapping[str, Capabilities]) -> Capabilities:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from routerlib import paths
-from routerlib.calls import run_cancellable
-from routerlib.collect_command import add_problem_options, read_problems
-from routerlib.judge_command import CallBar, describe_calls, print_outcome
 from routerlib.model_options import SMALL, add_model_options, at_least, find_model, open_model
+from routerlib.recording_command import (
+    CallBar,
+    add_problem_options,
+    describe_calls,
+    read_problems,
+    run_recording,
+)
 from routerlib.serve import CONCURRENCY, ENGINES
-
-if TYPE_CHECKING:
-    from routerlib.calls import CallReport
 
 
 def add_score_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,17 +49,7 @@ def run_score(options: argparse.Namespace) -> int:
         model = open_model(options, named, concurrency, opened)
         assert isinstance(model, OpenAICompatibleModel)  # local weights are served so
         bar = opened.enter_context(contextlib.closing(CallBar()))
-
-        async def record() -> CallReport:
-            try:
-                return await collect_prompt_scores(
-                    model, named.card, writer, problems, concurrency=concurrency, on_change=bar.show
-                )
-            finally:
-                await model.aclose()
-
-        try:
-            report = run_cancellable(record())
-        except asyncio.CancelledError:
-            return print_outcome(None, "")
-        return print_outcome(report, describe_calls(report))
+        recording = collect_prompt_scores(
+            model, named.card, writer, problems, concurrency=concurrency, on_change=bar.show
+        )
+        return run_recording(recording, [model], lambda: describe_calls(bar.report))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import LARGE, SMALL, make_problem_row, make_problems, make_state, make_step
+from tiny import LARGE, SMALL, make_problem_row, make_problems, make_run, make_state, make_step
 
 from routerlib import paths
 from routerlib.cli import main
@@ -61,7 +62,10 @@ def test_what_only_some_stores_have(tiny_store: Path) -> None:
         for question, score in (("useful", 0.25), ("right", 0.75)):
             writer.add_judgement(Judgement(step_id, LARGE, question, score, 30, 10, 1))
         writer.add_prompt_score(PromptScore(problem.id, SMALL, 11, -25.0))
+        asked = json.dumps({"delimiter": "\n", "benchmark": "tiny", "prompt_version": "tiny-v1"})
+        writer.add_run(make_run("judged", plan="judge", configuration=asked))
     card = render_datacard(tiny_store)
+    assert "| tiny | judge | – | tiny-v1 | none |" in card
     assert "| tiny | test | 4: 1 |" in card
     assert f"| tiny | test | right | 1 | 1 | 0.75 | 20.0 | {LARGE} |" in card
     assert f"| tiny | test | useful | 1 | 1 | 0.25 | 20.0 | {LARGE} |" in card

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -15,9 +16,18 @@ from tiny_models import make_cards, make_gsm8k_problems, make_tiny_models
 
 from routerlib.collect import Collector, make_run
 from routerlib.errors import ModelError, StoreError
-from routerlib.judge import Judge, JudgeConfig, JudgeReport, list_drafts, make_judge_request
+from routerlib.judge import (
+    Judge,
+    JudgeConfig,
+    JudgeReport,
+    fit_judge_config,
+    list_drafts,
+    make_judge_request,
+    make_judge_run,
+)
 from routerlib.judge_prompts import JUDGE_PROMPTS, build_judge_messages
 from routerlib.models import ScriptedModel
+from routerlib.models.capabilities import Capabilities
 from routerlib.plans import CollectConfig
 from routerlib.prompts import PROMPTS
 from routerlib.records import Problem, Request
@@ -27,6 +37,18 @@ PROBLEMS = make_gsm8k_problems()
 CONFIG = JudgeConfig(author_id=SMALL, concurrency=2)
 DRAFTS = 10  # the small model's 3, 4 and 3 steps
 SCORE, RIGHT = "Score=", "Right:"
+FOUND = Capabilities(
+    returned_model=LARGE,
+    limit_field="max_tokens",
+    prefill="plain",
+    logprobs=True,
+    top_logprobs=20,
+    seed=True,
+    temperature=True,
+    stop=True,
+    blank_stop=True,
+    reports_cached_tokens=True,
+)
 
 
 def read_question(request: Request) -> str:
@@ -56,7 +78,8 @@ def judge_all(
 ) -> JudgeReport:
     with TraceWriter(root) as writer:
         judge = Judge(model, make_card(LARGE, 300), writer, config, on_change)
-        return asyncio.run(judge.judge_drafts(problems))
+        run = make_judge_run(config, LARGE, "gsm8k", "test")
+        return asyncio.run(judge.judge_drafts(problems, run))
 
 
 def load_scores(root: Path) -> dict[tuple[str, str, str], float]:
@@ -231,6 +254,50 @@ def test_a_judge_that_cannot_be_asked_at_all(root: Path) -> None:
     assert load_scores(root) == {}
 
 
+def test_a_run_is_recorded_however_it_ends(root: Path) -> None:
+    """Its row says how it was asked for; where nothing is missing there is none."""
+
+    def list_runs() -> list[dict[str, Any]]:
+        rows = load_table(root, "runs").to_pylist()
+        return [row for row in rows if row["plan"] == "judge"]
+
+    with pytest.raises(ModelError):
+        judge_all(root, make_judge(lambda request: ModelError("status 404")))
+    (failed,) = list_runs()
+    assert failed["ended_at"] >= failed["started_at"]
+    assert failed["spent_usd"] is None
+    asked = json.loads(failed["configuration"])
+    assert (asked["models"], asked["author_id"], asked["delimiter"]) == ([LARGE], SMALL, "\n")
+    for _ in range(2):
+        judge_all(root, make_judge())
+        assert len(list_runs()) == 2
+    assert verify(root) == []
+
+
+@pytest.mark.parametrize(
+    ("lack", "reason"),
+    [
+        ({"logprobs": False, "top_logprobs": 0}, "gives no log-probabilities"),
+        ({"top_logprobs": 0}, "gives log-probabilities, but 0 where"),
+        ({"top_logprobs": 1}, "gives log-probabilities, but 1 where"),
+        ({"prefill": "none"}, "does not continue a begun answer"),
+    ],
+)
+def test_a_model_that_can_give_no_expected_value_is_refused(
+    lack: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(
+        ModelError, match=rf"^tiny-large cannot judge: it {reason}.*Use a judge that gives log-"
+    ):
+        fit_judge_config(CONFIG, LARGE, replace(FOUND, **lack))
+
+
+@pytest.mark.parametrize(("given", "asked"), [(20, 20), (5, 5), (2, 2), (50, 20)])
+def test_no_more_alternatives_are_asked_for_than_there_are(given: int, asked: int) -> None:
+    fitted = fit_judge_config(CONFIG, LARGE, replace(FOUND, top_logprobs=given))
+    assert fitted == replace(CONFIG, top_logprobs=asked)
+
+
 def test_progress_is_reported(root: Path) -> None:
     seen: list[tuple[int, int]] = []
     judge_all(root, make_judge(), on_change=lambda r: seen.append((r.calls, r.calls_expected)))
@@ -246,6 +313,7 @@ def test_a_judge_has_its_own_card(root: Path) -> None:
     ("changes", "message"),
     [
         ({"prompt_version": "v0"}, "unknown prompt version 'v0'"),
+        ({"continuation": "guess"}, "unknown continuation 'guess'"),
         ({"questions": ()}, "must be some of"),
         ({"questions": ("right-v1", "nice-v1")}, "'nice-v1'"),
         ({"top_logprobs": 0}, "top_logprobs must be at least 1, got 0"),
@@ -264,6 +332,7 @@ def test_no_setting_is_without_effect(root: Path, monkeypatch: pytest.MonkeyPatc
     changes: dict[str, Any] = {
         "author_id": LARGE,
         "prompt_version": "other-v1",
+        "continuation": "continue_turn",
         "questions": ("right-v1",),
         "top_logprobs": 5,
     }

@@ -25,7 +25,7 @@ LAYERS = (
     | {"latex", "costs", "price_scenarios"},
     {"models", "store", "weights"},
     {"collect", "collect_rows", "plans", "serve", "engine_process", "vllm_engine", "dequantise"}
-    | {"calls", "price_estimate", "judge", "prompt_scores", "lattice", "features", "env"},
+    | {"calls", "runs", "price_estimate", "judge", "prompt_scores", "lattice", "features", "env"},
     {"policies", "train"},
     {"calibrate", "certificate", "risk_tests", "cost_bounds", "evaluate", "metrics", "exploration"},
     {
@@ -43,7 +43,7 @@ LAYERS = (
     }
     | {"notebooks", "notebook_parameters", "notebook_style", "verification"}
     | {"cli", "calibrate_command", "collect_command", "judge_command", "score_command"}
-    | {"models_command", "model_options"},
+    | {"models_command", "model_options", "recording_command"},
 )
 LAYER_OF = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 
@@ -52,6 +52,8 @@ RECORDING = {"collect", "judge", "prompt_scores", "serve", "collect_command", "c
     "price_estimate",
     "models_command",
     "model_options",
+    "recording_command",
+    "runs",
 }
 VENDORS = {"openai", "anthropic", "huggingface_hub", "xllamacpp", "reasoning_gym", "transformers"}
 
