@@ -240,7 +240,12 @@ class _Recording:
             self.clients[model_id] = model
             if self.cap is not None and named.entry is not None:
                 self.clients[model_id] = CappedModel(
-                    model, named.card, self.cap, model.max_retries + 1, named.entry.thinking_tokens
+                    model,
+                    named.card,
+                    self.cap,
+                    model.max_retries + 1,
+                    named.entry.thinking_tokens,
+                    named.entry.least_tokens,
                 )
         return self.clients[model_id]
 

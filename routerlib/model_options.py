@@ -22,8 +22,8 @@ from routerlib.serve import ENGINE_PREFILL, ENGINE_TAKES_SEED, serve_local
 from routerlib.weights import WEIGHTS, get_model_card, get_weights
 
 if TYPE_CHECKING:
-    from routerlib.models import AnthropicModel, OpenAICompatibleModel
     from routerlib.models.capabilities import Capabilities
+    from routerlib.models.clients import Client
     from routerlib.models.model_file import ModelEntry
     from routerlib.records import ModelCard
 
@@ -112,7 +112,7 @@ def open_model(
     concurrency: int,
     opened: contextlib.ExitStack,
     capabilities: Capabilities | None = None,
-) -> AnthropicModel | OpenAICompatibleModel:
+) -> Client:
     """Make a model's client: of its table, of the server that was named, or of one that is started
     here and lives as long as ``opened``. A table needs ``capabilities``."""
     from routerlib.models.clients import make_client
@@ -148,19 +148,20 @@ def open_model(
 
 
 def find_capabilities(named: NamedModel, recorded: Mapping[str, Capabilities]) -> Capabilities:
-    """Return what a model of the file can do, as it was ``recorded`` or else by asking it."""
+    """Return what a model of the file can do, as it was ``recorded`` of the same API or else by
+    asking it."""
     from routerlib.models.capabilities import probe_capabilities
 
     assert named.entry is not None
-    known = recorded.get(named.card.id)
-    if known is not None:
-        return known
     entry = named.entry
+    known = recorded.get(named.card.id)
+    if known is not None and known.api == entry.api:
+        return known
 
     async def probe() -> Capabilities:
         transport = entry.make_transport()
         try:
-            return await probe_capabilities(transport)
+            return await probe_capabilities(transport, entry.api)
         finally:
             await transport.aclose()
 
