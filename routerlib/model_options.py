@@ -165,7 +165,12 @@ def open_model(
         if cap is None:
             return client
         return CappedModel(
-            client, named.card, cap, client.max_retries + 1, named.entry.thinking_tokens
+            client,
+            named.card,
+            cap,
+            client.max_retries + 1,
+            named.entry.thinking_tokens,
+            named.entry.least_tokens,
         )
     model_name = given_name or get_weights(weights).model_id
     if base_url is None:
@@ -219,19 +224,20 @@ def choose_continuation(
 
 
 def find_capabilities(named: NamedModel, recorded: Mapping[str, Capabilities]) -> Capabilities:
-    """Return what a model of the file can do, as it was ``recorded`` or else by asking it."""
+    """Return what a model of the file can do, as it was ``recorded`` of the same API or else by
+    asking it."""
     from routerlib.models.capabilities import probe_capabilities
 
     assert named.entry is not None
-    known = recorded.get(named.card.id)
-    if known is not None:
-        return known
     entry = named.entry
+    known = recorded.get(named.card.id)
+    if known is not None and known.api == entry.api:
+        return known
 
     async def probe() -> Capabilities:
         transport = entry.make_transport()
         try:
-            return await probe_capabilities(transport)
+            return await probe_capabilities(transport, entry.api)
         finally:
             await transport.aclose()
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from email.message import Message as EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -89,6 +90,52 @@ def build_text_score_reply(model: str, *logprobs: float | None) -> dict[str, Any
     }
 
 
+def build_response(text: str = "It is 2.", **changes: Any) -> dict[str, Any]:
+    """A reply of ``/v1/responses`` as OpenAI writes it: a thought, which it does not show, and a
+    message. ``text_*`` changes the message's text part, ``usage_*`` the counts, the rest the reply;
+    a value of ``...`` removes the key."""
+    part: dict[str, Any] = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    usage: dict[str, Any] = {
+        "input_tokens": 30,
+        "input_tokens_details": {"cached_tokens": 24, "cache_write_tokens": 0},
+        "output_tokens": 9,
+        "output_tokens_details": {"reasoning_tokens": 5},
+        "total_tokens": 39,
+    }
+    reply: dict[str, Any] = {
+        "id": "resp_1",
+        "object": "response",
+        "status": "completed",
+        "error": None,
+        "incomplete_details": None,
+        "model": "served-name",
+        "output": [{"type": "reasoning", "id": "rs_1", "summary": []}, build_message(part)],
+        "usage": usage,
+        "store": False,
+    }
+    for name, value in changes.items():
+        kind, _, rest = name.partition("_")
+        places = {"text": (part, rest), "usage": (usage, rest)} if rest else {}
+        target, key = places.get(kind, (reply, name))
+        if value is ...:
+            del target[key]
+        else:
+            target[key] = value
+    return reply
+
+
+def build_message(*parts: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A message among the output of ``/v1/responses``."""
+    return {
+        "type": "message",
+        "id": "msg_1",
+        "role": "assistant",
+        "status": "completed",
+        "content": list(parts),
+        **more,
+    }
+
+
 class Handler(BaseHTTPRequestHandler):
     """Plays the script of its server, one act per request; the last act repeats."""
 
@@ -106,10 +153,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def read_request(self) -> Request:
         """What the client was asked for."""
+        body = self.body
         return Request(
-            tuple(Message(m["role"], m["content"]) for m in self.body["messages"]),
-            Sampling(max_tokens=self.body["max_tokens"], top_logprobs=self.body["top_logprobs"]),
-            tuple(self.body.get("stop", ())),
+            tuple(Message(m["role"], m["content"]) for m in body.get("messages") or body["input"]),
+            Sampling(
+                max_tokens=body.get("max_tokens") or body["max_output_tokens"],
+                top_logprobs=body.get("top_logprobs", 0),
+            ),
+            tuple(body.get("stop", ())),
         )
 
     def answer(self, status: int, content: bytes, **headers: str) -> None:
@@ -175,6 +226,67 @@ def answer_with(write: Callable[[Request], str]) -> Act:
         reply_with(build_reply_of(written))(handler)
 
     return act
+
+
+def refuse_with(status: int, message: str) -> Act:
+    return lambda handler: handler.answer(
+        status,
+        json.dumps({"error": {"message": message, "type": "invalid_request_error"}}).encode(),
+    )
+
+
+@dataclass
+class ResponsesApi:
+    """OpenAI's ``/v1/responses`` and nothing else, refusals in its own words: of a model that goes
+    on with ``write(request)`` to the end or the limit. One that ``reasons`` thinks three tokens
+    first, and takes neither a temperature nor a request for log-probabilities."""
+
+    write: Callable[[Request], str]
+    reasons: bool = False
+
+    def act(self, handler: Handler) -> None:
+        body = handler.body
+        if not handler.path.endswith("/responses"):
+            only = "This model is only supported in v1/responses and not in v1/chat/completions."
+            refuse_with(404, only)(handler)
+            return
+        refusal = self._find_refusal(body)
+        if refusal is not None:
+            refuse_with(400, refusal)(handler)
+            return
+        request = handler.read_request()
+        written = build_completion(self.write(request), request, body["model"])
+        tokens = [entry(text, -0.5, *written.first_token_top) for text in written.token_texts]
+        is_cut = written.ended_by == "length"
+        thought_tokens = 3 if self.reasons else 0
+        reply = build_response(
+            written.text,
+            model=written.returned_model,
+            status="incomplete" if is_cut else "completed",
+            incomplete_details={"reason": "max_output_tokens"} if is_cut else None,
+            text_logprobs=tokens if "include" in body else [],
+            usage_input_tokens=written.prompt_tokens,
+            usage_input_tokens_details={"cached_tokens": 0},
+            usage_output_tokens=written.completion_tokens + thought_tokens,
+            usage_output_tokens_details={"reasoning_tokens": thought_tokens},
+        )
+        reply_with(reply)(handler)
+
+    def _find_refusal(self, body: dict[str, Any]) -> str | None:
+        known = {"model", "input", "max_output_tokens", "store", "temperature", "include"}
+        for name in body:
+            if name not in known | {"instructions", "top_logprobs"}:
+                return f"Unknown parameter: '{name}'."
+        if body["max_output_tokens"] < 16:
+            return (
+                "Invalid 'max_output_tokens': integer below minimum value. Expected a value >= 16, "
+                f"but got {body['max_output_tokens']} instead."
+            )
+        if self.reasons and "temperature" in body:
+            return "Unsupported parameter: 'temperature' is not supported with this model."
+        if self.reasons and ("include" in body or "top_logprobs" in body):
+            return "logprobs are not supported with reasoning models."
+        return None
 
 
 def score_words(handler: Handler) -> None:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_server import Handler, ScriptedServer, build_reply_of, reply_with
+from scripted_server import Handler, ResponsesApi, ScriptedServer, build_reply_of, reply_with
 from test_models_capabilities import answer_chat, get_begun
 from tiny_models import LATTICE_CALLS, MODEL_IDS, read_asked, write_gsm8k_file, write_solution
 
 from routerlib.cli import main
 from routerlib.models.capabilities import BEGUN, QUESTION
 from routerlib.models.scripted import build_completion
-from routerlib.records import Message, Request, Sampling
+from routerlib.models.spending import compute_worst_usd
+from routerlib.records import Message, ModelCard, Request, Sampling
 from routerlib.store import load_table, query
 from routerlib.store.schema import TABLES
 
@@ -34,16 +35,21 @@ source = "made up"
 @dataclass
 class Server:
     """One of the tiny models behind an OpenAI-compatible server. Without ``takes_prefill`` it is a
-    reasoning model: no begun answer, temperature, stop sequence, log-probabilities."""
+    reasoning model: no begun answer, temperature, stop sequence, log-probabilities. ``responses``:
+    such a model that the Responses API alone reaches."""
 
     index: int
     takes_prefill: bool = True
+    responses: bool = False
     refuses: str = ""  # problems with these words, and repeats the key that it was sent
     http: ScriptedServer = field(default_factory=ScriptedServer)
     probes: int = 0
 
     def act(self, handler: Handler) -> None:
         body = handler.body
+        if self.responses:
+            ResponsesApi(self.write, reasons=True).act(handler)
+            return
         refused = [] if self.takes_prefill else ["max_tokens", "temperature", "stop", "logprobs"]
         for name in refused:
             if name in body:
@@ -72,6 +78,12 @@ class Server:
             del reply["choices"][0]["stop_reason"]
         reply_with(reply)(handler)
 
+    def write(self, request: Request) -> str:
+        if request.messages[0].content == QUESTION:
+            self.probes += 1
+            return "The capital."
+        return write_solution(self.index, *read_asked(request))
+
 
 @dataclass
 class Bench:
@@ -82,6 +94,7 @@ class Bench:
     def write_models(self, *, priced: tuple[str, ...] = (), more: str = "") -> None:
         text = "".join(
             f'[{name}]\nprovider = "openai-compatible"\nbase_url = "{server.http.url}"\n{more}'
+            + ('api = "responses"\n' if server.responses else "")
             + (PRICES.format(name=name) if name in priced else "")
             for name, server in ((SMALL, self.small), (LARGE, self.large))
         )
@@ -127,6 +140,48 @@ def test_the_protocol_follows_from_what_a_model_can_do(bench: Bench) -> None:
     alone = query(bench.traces, "SELECT model_id, accuracy FROM solo ORDER BY model_id DESC")
     assert alone["accuracy"].tolist() == pytest.approx([1 / 3, 2 / 3])
     assert all((row["token_logprobs"] == []) == (row["model_id"] == LARGE) for row in steps)
+
+
+def test_a_model_that_the_responses_api_alone_reaches(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same lattice comes of it; what it wrote past a step's end, and thought, is paid."""
+    least_tokens = {}
+
+    def watch(card: ModelCard, request: Request, thinking: int, least: int) -> float:
+        least_tokens[card.id] = least
+        return compute_worst_usd(card, request, thinking, least)
+
+    monkeypatch.setattr("routerlib.models.spending.compute_worst_usd", watch)
+    bench.large.responses = True
+    assert bench.collect() == 1
+    assert 'put api = "responses" in its table' in capsys.readouterr().err
+    bench.write_models(priced=(SMALL, LARGE))
+    assert bench.collect("--max-usd", "5") == 0
+    steps = bench.load_rows("steps")
+    assert len(steps) == LATTICE_CALLS
+    large = [row for row in steps if row["model_id"] == LARGE]
+    assert {row["prompt_version"] for row in large} == {"short-lines-v1+continue_turn"}
+    assert all(row["token_logprobs"] == [] for row in large)
+    alone = query(bench.traces, "SELECT model_id, accuracy FROM solo ORDER BY model_id DESC")
+    assert alone["accuracy"].tolist() == pytest.approx([1 / 3, 2 / 3])
+    assert all(row["completion_tokens"] >= len(row["text"].split()) + 3 for row in large)
+    assert any(row["completion_tokens"] > len(row["text"].split()) + 4 for row in large)
+    asked = [body for body in bench.large.http.bodies if "input" in body]
+    assert min(body["max_output_tokens"] for body in asked) == 16  # the prompt was measured
+    assert least_tokens == {SMALL: 1, LARGE: 16}
+
+
+def test_another_api_is_asked_anew(bench: Bench) -> None:
+    assert bench.collect("--limit", "1") == 0
+    probes = bench.small.probes, bench.large.probes
+    bench.large.responses = True
+    bench.write_models()
+    assert bench.collect() == 0
+    assert bench.small.probes == probes[0]
+    assert bench.large.probes > probes[1]
+    found = [json.loads(row["configuration"])["capabilities"] for row in bench.load_rows("runs")]
+    assert {capabilities[LARGE]["api"] for capabilities in found} == {"chat", "responses"}
 
 
 def test_what_a_model_can_do_is_stored_and_not_asked_again(bench: Bench) -> None:

@@ -31,6 +31,7 @@ LAYERS = (
     {
         "plots",
         "calibration_plots",
+        "bill_plots",
         "comparison_plots",
         "trace_plots",
         "labels",

@@ -10,13 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_server import Handler, ScriptedServer, build_reply, entry, fail_with, reply_with
+from scripted_server import (
+    Handler,
+    ResponsesApi,
+    ScriptedServer,
+    build_reply,
+    build_response,
+    entry,
+    fail_with,
+    refuse_with,
+    reply_with,
+)
 from test_models_anthropic_messages import make_reply
 
 from routerlib.cli import main
 from routerlib.errors import ModelError, TransientModelError
 from routerlib.models import Backoff
 from routerlib.models.capabilities import BEGUN, Capabilities, probe_capabilities
+from routerlib.models.model_file import Api
 from routerlib.models.transport import Sdk, Transport
 
 ANSWER = "The capital of France is Paris."
@@ -41,13 +52,13 @@ def probe(server: ScriptedServer, play: Play, sdk: Sdk = "openai") -> Capabiliti
     return run_probe(server, sdk)
 
 
-def run_probe(server: ScriptedServer, sdk: Sdk = "openai") -> Capabilities:
+def run_probe(server: ScriptedServer, sdk: Sdk = "openai", api: Api = "chat") -> Capabilities:
     url = server.url if sdk == "openai" else server.url.removesuffix("/v1")
     transport = Transport(sdk, "m", url, None, 5.0, 1, Backoff(0.001), 4, 0)
 
     async def ask() -> Capabilities:
         try:
-            return await probe_capabilities(transport)
+            return await probe_capabilities(transport, api)
         finally:
             await transport.aclose()
 
@@ -173,9 +184,71 @@ def test_an_anthropic_model(server: ScriptedServer, continues: bool) -> None:
         "stop": True,
         "blank_stop": False,
         "reports_cached_tokens": True,
+        "api": "chat",
         "refusals": None,
     }
     assert set(found.refusals) == {"blank_stop"} | (set() if continues else {"prefill"})
+
+
+@pytest.mark.parametrize("reasons", [True, False])
+def test_a_model_of_the_responses_api(server: ScriptedServer, reasons: bool) -> None:
+    """What the API has no field for is not asked for, nor is a begun answer."""
+    server.acts = [ResponsesApi(lambda request: ANSWER, reasons).act]
+    found = run_probe(server, api="responses")
+    assert asdict(found) | {"refusals": None} == {
+        "returned_model": "m",
+        "limit_field": "max_output_tokens",
+        "prefill": "none",
+        "logprobs": not reasons,
+        "top_logprobs": 0 if reasons else 2,
+        "seed": False,
+        "temperature": not reasons,
+        "stop": False,
+        "blank_stop": False,
+        "reports_cached_tokens": True,
+        "api": "responses",
+        "refusals": None,
+    }
+    assert set(found.refusals) == ({"logprobs", "temperature"} if reasons else set())
+    assert all(body["store"] is False for body in server.bodies)
+    assert all(len(body["input"]) == 1 for body in server.bodies)
+
+
+def test_placeholders_and_no_count_of_cached_tokens_in_a_response(server: ScriptedServer) -> None:
+    tokens = [entry("The", -9999.0, ("The", -9999.0))]
+    reply = build_response(ANSWER, model="m", text_logprobs=tokens, usage_input_tokens_details={})
+    server.acts = [reply_with(reply)]
+    found = run_probe(server, api="responses")
+    assert (found.logprobs, found.top_logprobs, found.reports_cached_tokens) == (False, 0, False)
+    assert found.temperature
+
+
+def test_a_failed_response_is_no_lack_of_capability(server: ScriptedServer) -> None:
+    error = {"code": "server_error", "message": "out of luck"}
+    failed = build_response(status="failed", error=error, output=[], usage=None)
+    server.acts = [reply_with(build_response(model="m")), reply_with(failed)]
+    with pytest.raises(TransientModelError, match="'server_error': 'out of luck'"):
+        run_probe(server, api="responses")
+
+
+@pytest.mark.parametrize("status", [400, 404])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "This model is only supported in v1/responses and not in v1/chat/completions.",
+        "This is not a chat model and thus not supported in the v1/chat/completions endpoint. Did "
+        "you mean to use v1/completions?",
+    ],
+)
+def test_a_model_that_chat_completions_do_not_reach(
+    server: ScriptedServer, status: int, said: str
+) -> None:
+    server.acts = [refuse_with(status, said)]
+    with pytest.raises(ModelError, match='no model of chat completions: put api = "responses"'):
+        run_probe(server)
+    with pytest.raises(ModelError) as caught:
+        run_probe(server, api="responses")
+    assert "api =" not in str(caught.value)
 
 
 def test_a_model_that_answers_nothing(server: ScriptedServer) -> None:
@@ -227,3 +300,21 @@ def test_the_command(
     assert "has no model 'other': it has mine" in capsys.readouterr().err
     assert main(["models", "list", "--models", str(tmp_path / "none.toml")]) == 1
     assert "there is no file" in capsys.readouterr().err
+
+
+def test_the_command_asks_by_the_api_of_the_table(
+    server: ScriptedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.acts = [ResponsesApi(lambda request: ANSWER, reasons=True).act]
+    models = tmp_path / "models.toml"
+    table = f'[mine]\nprovider = "openai-compatible"\nmodel = "m"\nbase_url = "{server.url}"\n'
+    models.write_text(table)
+    assert main(["models", "check", "mine", "--models", str(models)]) == 1
+    assert 'put api = "responses" in its table' in capsys.readouterr().err
+    models.write_text(table + 'api = "responses"\n')
+    assert main(["models", "check", "mine", "--models", str(models)]) == 0
+    printed = capsys.readouterr().out
+    assert "continues a begun answer   none" in printed
+    assert "stop sequences             no" in printed
+    assert "limit of tokens            max_output_tokens" in printed
+    assert "logprobs are not supported with reasoning models" in printed

@@ -78,6 +78,16 @@ def test_a_provider_has_an_address_and_a_key_of_its_own(tmp_path: Path, provider
     assert transport.base_url.startswith("https://")
 
 
+@pytest.mark.parametrize("provider", ["openai", "openai-compatible"])
+def test_which_of_openais_apis(tmp_path: Path, provider: str) -> None:
+    head = f'[gpt-x]\nprovider = "{provider}"\nbase_url = "http://127.0.0.1:8000/v1"\n'
+    found = {}
+    for line in ("", 'api = "chat"', 'api = "responses"'):
+        entry = load_model_file(write(tmp_path, head + line))["gpt-x"]
+        found[line] = (entry.api, entry.least_tokens)
+    assert list(found.values()) == [("chat", 1), ("chat", 1), ("responses", 16)]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -88,6 +98,10 @@ def test_a_provider_has_an_address_and_a_key_of_its_own(tmp_path: Path, provider
         ('[a]\nprovider = "closedai"', "provider is 'closedai'"),
         ('[a]\nprovider = "openai-compatible"', "needs a base_url"),
         ('[a]\nprovider = "openai"\ntemperatur = 1', "a field 'temperatur': the fields are"),
+        ('[a]\nprovider = "openai"\napi = "batch"', "api is 'batch'; give one of chat, responses"),
+        ('[a]\nprovider = "openai"\napi = true', "api is True; give a text"),
+        ('[a]\nprovider = "anthropic"\napi = "responses"', "one API alone: leave api out"),
+        ('[a]\nprovider = "anthropic"\napi = "chat"', "one API alone: leave api out"),
         ('[a]\nprovider = "openai"\nmodel = ""', "model is ''; give a text"),
         ('[a]\nprovider = "openai"\nmodel = 3', "model is 3; give a text"),
         ('[a]\nprovider = "openai"\nparameters = -1', "parameters is -1"),

@@ -93,4 +93,5 @@ def test_a_request_counts_its_text_and_what_it_may_write() -> None:
     assert estimate_tokens({"messages": messages, "max_tokens": 50}) == 150
     assert estimate_tokens({"messages": messages, "max_completion_tokens": 50}) == 150
     assert estimate_tokens({"messages": messages, "max_tokens": 50, "system": "y" * 40}) == 160
+    assert estimate_tokens({"input": messages, "max_output_tokens": 50}) == 150
     assert estimate_tokens({"prompt": "abc"}) == 0

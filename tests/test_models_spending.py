@@ -148,6 +148,22 @@ def test_one_cap_serves_one_event_loop_after_the_other() -> None:
     assert cap.spent_usd == pytest.approx(10 * compute_usd(CARD, 40, 0, 20))
 
 
+def test_a_limit_that_is_raised_is_reserved_for() -> None:
+    """The server writes so many tokens where one was asked for; thought counts towards it."""
+    raised = 16
+    one = replace(REQUEST, sampling=replace(REQUEST.sampling, max_tokens=1))
+    written = replace(REQUEST, sampling=replace(REQUEST.sampling, max_tokens=raised))
+    assert compute_worst_usd(CARD, one, 0, raised) == compute_worst_usd(CARD, written)
+    assert compute_worst_usd(CARD, one, raised, raised) == compute_worst_usd(CARD, one, raised)
+    cap = SpendingCap(compute_worst_usd(CARD, one) * 1.01)
+    capped = CappedModel(ScriptedModel("m", lambda request: answer()), CARD, cap, 1)
+    asyncio.run(capped.complete(one))
+    cap = SpendingCap(compute_worst_usd(CARD, one) * 1.01)
+    raising = CappedModel(capped.model, CARD, cap, 1, least_tokens=raised)
+    with pytest.raises(SpendingCapError):
+        asyncio.run(raising.complete(one))
+
+
 class Provider:
     """A server that answers slowly, fails in every way, and keeps the bill: what it wrote, whether
     or not that arrived."""

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from routerlib.errors import ModelError
-from routerlib.models.chat_reply import check_counts
 from routerlib.models.names import check_returned_model
 from routerlib.models.rate import NO_LIMIT, Rate
+from routerlib.models.reply_values import UNREADABLE, check_counts, make_unreadable_error
 from routerlib.models.transport import Backoff, Transport
 from routerlib.records import Completion, EndedBy, Request
 from routerlib.steps import cut_at_stops
@@ -172,11 +172,8 @@ def read_message(
             _read_count(usage.get(f"cache_{kind}_input_tokens") or 0)
             for kind in ("creation", "read")
         )
-    except (LookupError, TypeError, ValueError, AttributeError) as failure:
-        raise ModelError(
-            f"a reply with a value that cannot be read ({type(failure).__name__}: {failure}): "
-            f"{str(reply)[:300]!r}"
-        ) from failure
+    except UNREADABLE as failure:
+        raise make_unreadable_error(failure, reply) from failure
     if not isinstance(stop_reason, str) or stop_reason not in _ENDED_BY:
         raise ModelError(
             f"a reply that ended by {stop_reason!r}, where one of {', '.join(_ENDED_BY)} was "

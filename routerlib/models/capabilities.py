@@ -8,13 +8,15 @@ a request that is refused for good means "cannot", a failure that may pass is an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from routerlib.errors import ModelError, TransientModelError
 from routerlib.models.anthropic_messages import read_message
 from routerlib.models.chat_reply import read_completion
+from routerlib.models.model_file import Api
+from routerlib.models.openai_responses import INCLUDE_LOGPROBS, read_response
 from routerlib.models.transport import Transport
 from routerlib.records import Completion, Message, Request, Sampling
 
@@ -26,7 +28,9 @@ TOKENS = 24
 THINKING_TOKENS = 512  # for models that think before the first word
 MOST_ALTERNATIVES = 20
 
-_CHAT = Request((Message("user", QUESTION),), Sampling(max_tokens=TOKENS))
+# What OpenAI says of a model that chat completions do not reach, by either of two messages.
+_NOT_OF_CHAT = ("v1/responses", "not supported in the v1/chat/completions endpoint")
+_PLAIN = Request((Message("user", QUESTION),), Sampling(max_tokens=TOKENS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,8 @@ class Capabilities:
     (vLLM's field), ``plain`` (unasked), or ``none``. ``top_logprobs`` is the number of alternatives
     that come with a token; ``logprobs`` is False where none come or only placeholders.
     ``blank_stop`` is a stop sequence of white space alone. ``limit_field`` is how the body names
-    the most tokens to write. ``refusals`` holds what the server said to what it refused.
+    the most tokens to write. ``api`` is which of OpenAI's APIs was asked. ``refusals`` holds what
+    the server said to what it refused.
     """
 
     returned_model: str
@@ -50,15 +55,17 @@ class Capabilities:
     stop: bool
     blank_stop: bool
     reports_cached_tokens: bool
+    api: Api = "chat"
     refusals: Mapping[str, str] = field(default_factory=dict)
 
 
-async def probe_capabilities(transport: Transport) -> Capabilities:
-    """Ask a model for each capability, one request after the other; at most ten.
+async def probe_capabilities(transport: Transport, api: Api = "chat") -> Capabilities:
+    """Ask a model for each capability, one request after the other; at most ten. ``api`` is which
+    of OpenAI's APIs is asked.
 
     Raises ModelError when it answers no plain request, TransientModelError when the server fails.
     """
-    probe = _AnthropicProbe(transport) if transport.sdk == "anthropic" else _ChatProbe(transport)
+    probe = _make_probe(transport, api)
     first = await probe.find_limit_field()
     top, logprobs = await probe.try_logprobs()
     return Capabilities(
@@ -72,6 +79,7 @@ async def probe_capabilities(transport: Transport) -> Capabilities:
         stop=await probe.try_stop("stop", WORD),
         blank_stop=await probe.try_stop("blank_stop", " "),
         reports_cached_tokens=probe.reports_cached_tokens,
+        api=api,
         refusals=dict(probe.refusals),
     )
 
@@ -82,6 +90,7 @@ class _Probe:
     path: ClassVar[str]
     stop_field: ClassVar[str]
     limit_fields: ClassVar[Mapping[str, int]]
+    logprob_fields: ClassVar[Mapping[str, Any]]
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
@@ -98,11 +107,12 @@ class _Probe:
             messages.append({"role": "assistant", "content": begun})
         body = {
             "model": self.transport.model_name,
-            "messages": messages,
             self.limit_field: self.limit_fields[self.limit_field],
+            **self.build_question(messages),
+            **more,
         }
         try:
-            answer = await self.transport.send(self.path, body | dict(more))
+            answer = await self.transport.send(self.path, body)
             usage = answer.reply.get("usage") if isinstance(answer.reply, dict) else None
             if isinstance(usage, dict):
                 self.reports_cached_tokens |= self.has_cached_tokens(usage)
@@ -123,6 +133,7 @@ class _Probe:
         raise ModelError(
             f"{self.transport.model_name} at {self.transport.base_url} answers no plain request: "
             + "; ".join(self.refusals.values())
+            + self.suggest_remedy()
         )
 
     async def try_stop(self, capability: str, stop: str) -> bool:
@@ -130,10 +141,21 @@ class _Probe:
         found = await self.ask(capability, {self.stop_field: [stop]})
         return found is not None and stop not in found.text
 
-    async def try_prefill(self) -> str:
-        raise NotImplementedError
-
     async def try_logprobs(self) -> tuple[int, bool]:
+        """How many alternatives come with a token, and whether log-probabilities come at all."""
+        for top in (MOST_ALTERNATIVES, 5):
+            found = await self.ask("logprobs", {**self.logprob_fields, "top_logprobs": top})
+            if found is not None:
+                return len(found.first_token_top), bool(found.token_logprobs)
+        return 0, False
+
+    def build_question(self, messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+        return {"messages": messages}
+
+    def suggest_remedy(self) -> str:
+        return ""
+
+    async def try_prefill(self) -> str:
         raise NotImplementedError
 
     async def try_seed(self) -> bool:
@@ -156,9 +178,16 @@ class _ChatProbe(_Probe):
         "max_tokens": TOKENS,
         "max_completion_tokens": THINKING_TOKENS,
     }
+    logprob_fields: ClassVar[Mapping[str, Any]] = {"logprobs": True}
+
+    def suggest_remedy(self) -> str:
+        said = " ".join(self.refusals.values())
+        if not any(words in said for words in _NOT_OF_CHAT):
+            return ""
+        return '. It is no model of chat completions: put api = "responses" in its table'
 
     def read(self, reply: Any) -> Completion:
-        return read_completion(reply, _CHAT, echoed="", request_id=None, latency_s=0.0, retries=0)
+        return read_completion(reply, _PLAIN, echoed="", request_id=None, latency_s=0.0, retries=0)
 
     def has_cached_tokens(self, usage: Mapping[str, Any]) -> bool:
         return (usage.get("prompt_tokens_details") or {}).get("cached_tokens") is not None
@@ -177,15 +206,35 @@ class _ChatProbe(_Probe):
                 return way
         return "none"
 
-    async def try_logprobs(self) -> tuple[int, bool]:
-        for top in (MOST_ALTERNATIVES, 5):
-            found = await self.ask("logprobs", {"logprobs": True, "top_logprobs": top})
-            if found is not None:
-                return len(found.first_token_top), bool(found.token_logprobs)
-        return 0, False
-
     async def try_seed(self) -> bool:
         return await self.ask("seed", {"seed": 1}) is not None
+
+
+class _ResponsesProbe(_Probe):
+    """Of ``/responses``, which has no stop sequences, no seeds, and takes a begun answer for an
+    earlier turn."""
+
+    path = "/responses"
+    limit_fields: ClassVar[Mapping[str, int]] = {"max_output_tokens": THINKING_TOKENS}
+    logprob_fields: ClassVar[Mapping[str, Any]] = {"include": [INCLUDE_LOGPROBS]}
+
+    def build_question(self, messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+        return {"input": messages, "store": False}
+
+    def read(self, reply: Any) -> Completion:
+        return read_response(reply, _PLAIN, request_id=None, latency_s=0.0, retries=0)
+
+    def has_cached_tokens(self, usage: Mapping[str, Any]) -> bool:
+        return (usage.get("input_tokens_details") or {}).get("cached_tokens") is not None
+
+    async def try_prefill(self) -> str:
+        return "none"
+
+    async def try_seed(self) -> bool:
+        return False
+
+    async def try_stop(self, capability: str, stop: str) -> bool:
+        return False
 
 
 class _AnthropicProbe(_Probe):
@@ -196,7 +245,7 @@ class _AnthropicProbe(_Probe):
     limit_fields: ClassVar[Mapping[str, int]] = {"max_tokens": TOKENS}
 
     def read(self, reply: Any) -> Completion:
-        return read_message(reply, _CHAT, (), request_id=None, latency_s=0.0, retries=0)
+        return read_message(reply, _PLAIN, (), request_id=None, latency_s=0.0, retries=0)
 
     def has_cached_tokens(self, usage: Mapping[str, Any]) -> bool:
         return usage.get("cache_read_input_tokens") is not None
@@ -210,6 +259,12 @@ class _AnthropicProbe(_Probe):
 
     async def try_seed(self) -> bool:
         return False
+
+
+def _make_probe(transport: Transport, api: Api) -> _Probe:
+    if transport.sdk == "anthropic":
+        return _AnthropicProbe(transport)
+    return _ResponsesProbe(transport) if api == "responses" else _ChatProbe(transport)
 
 
 def _continues(text: str) -> bool:

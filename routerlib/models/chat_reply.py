@@ -7,15 +7,22 @@ reported token or none at all; a reply that cannot be used is a ``ModelError``, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from routerlib.errors import ModelError
+from routerlib.models.reply_values import (
+    UNREADABLE,
+    check_counts,
+    check_text,
+    get_usage,
+    is_missing,
+    make_unreadable_error,
+    read_count,
+    read_first_token_top,
+    read_token_logprobs,
+)
 from routerlib.records import Completion, EndedBy, Request, TextScore
-
-PLACEHOLDER_LOGPROB = -9999.0
-"""Servers write this where they have no log-probability (OpenAI, vLLM)."""
 
 
 def read_completion(
@@ -46,11 +53,8 @@ def read_completion(
             latency_s=latency_s,
             retries=retries,
         )
-    except (LookupError, TypeError, ValueError, AttributeError) as failure:
-        raise ModelError(
-            f"a reply with a value that cannot be read ({type(failure).__name__}: {failure}): "
-            f"{str(reply)[:300]!r}"
-        ) from failure
+    except UNREADABLE as failure:
+        raise make_unreadable_error(failure, reply) from failure
 
 
 def _read(
@@ -64,19 +68,14 @@ def _read(
 ) -> Completion:
     try:
         choice = reply["choices"][0]
-        text = _check_text(choice["message"].get("content") or "")
+        text = check_text(choice["message"].get("content") or "")
         finish_reason = choice["finish_reason"]
     except (KeyError, IndexError, TypeError, AttributeError) as failure:
         raise ModelError(f"a reply without a choice: {str(reply)[:300]}") from failure
-    usage = reply.get("usage")
-    if not isinstance(usage, dict) or not {"prompt_tokens", "completion_tokens"} <= usage.keys():
-        raise ModelError(
-            f"a reply without token counts (usage is {usage!r}): its cost would be unknown. Use a "
-            f"server that reports usage"
-        )
+    usage = get_usage(reply, "prompt_tokens", "completion_tokens")
     text = text.removeprefix(echoed)
-    completion_tokens = _read_count(usage["completion_tokens"])
-    prompt_tokens = _read_count(usage["prompt_tokens"])
+    completion_tokens = read_count(usage["completion_tokens"])
+    prompt_tokens = read_count(usage["prompt_tokens"])
     entries = (choice.get("logprobs") or {}).get("content") or []
     check_counts(text, prompt_tokens, completion_tokens, tokens_seen=len(entries))
     return Completion(
@@ -84,11 +83,11 @@ def _read(
         ended_by=_read_ended_by(choice, entries, completion_tokens, request.stop),
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
-        cached_prompt_tokens=_read_count(
+        cached_prompt_tokens=read_count(
             (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         ),
-        token_logprobs=_read_token_logprobs(entries),
-        first_token_top=_read_first_token_top(entries),
+        token_logprobs=read_token_logprobs(entries),
+        first_token_top=read_first_token_top(entries),
         finish_reason=finish_reason,
         returned_model=str(reply.get("model") or ""),
         request_id=request_id or str(reply.get("id") or ""),
@@ -96,19 +95,6 @@ def _read(
         retries=retries,
         token_texts=tuple(str(entry.get("token", "")) for entry in entries),
     )
-
-
-def check_counts(
-    text: str, prompt_tokens: int, completion_tokens: int, *, tokens_seen: int = 0
-) -> None:
-    """Raise ModelError for counts that cannot be those of the reply: no prompt, a text of no
-    tokens, or fewer tokens than were listed. What such a call cost is unknown, never 0."""
-    if prompt_tokens < 1 or completion_tokens < max(tokens_seen, 1 if text else 0):
-        raise ModelError(
-            f"a reply whose usage counts {prompt_tokens} prompt and {completion_tokens} completion "
-            f"tokens, with {tokens_seen} tokens listed and the text {text[:80]!r}: its cost is "
-            "unknown. Use a server that counts"
-        )
 
 
 def read_text_score(reply: Any, retries: int) -> TextScore:
@@ -128,7 +114,7 @@ def read_text_score(reply: Any, retries: int) -> TextScore:
         )
     try:
         values = [_read_only_logprob(entry) for entry in entries[1:]]
-    except (LookupError, TypeError, ValueError, AttributeError) as failure:
+    except UNREADABLE as failure:
         raise ModelError(
             f"a prompt token's log-probability cannot be read ({type(failure).__name__}: "
             f"{failure}): {str(entries)[:300]!r}"
@@ -138,22 +124,9 @@ def read_text_score(reply: Any, retries: int) -> TextScore:
 
 def _read_only_logprob(entry: Any) -> float:
     (given,) = entry.values()
-    if _is_missing(given["logprob"]):
+    if is_missing(given["logprob"]):
         raise ValueError(f"it is {given['logprob']!r}")
     return float(given["logprob"])
-
-
-def _check_text(text: Any) -> str:
-    if not isinstance(text, str):
-        raise ValueError(f"content is {type(text).__name__}, not text")
-    text.encode()  # a lone surrogate could not be stored
-    return text
-
-
-def _read_count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise ValueError(f"a token count is {value!r}")
-    return int(value)
 
 
 def _read_ended_by(
@@ -181,25 +154,3 @@ def _read_ended_by(
     if any(string in last_token for string in stop) or len(entries) < completion_tokens:
         return "delimiter"
     return "eos"
-
-
-def _is_missing(logprob: Any) -> bool:
-    if not isinstance(logprob, int | float) or not math.isfinite(logprob):
-        return True
-    return logprob <= PLACEHOLDER_LOGPROB
-
-
-def _read_token_logprobs(entries: Sequence[Any]) -> tuple[float, ...]:
-    values = [entry.get("logprob") for entry in entries]
-    return () if any(map(_is_missing, values)) else tuple(float(value) for value in values)
-
-
-def _read_first_token_top(entries: Sequence[Any]) -> tuple[tuple[str, float], ...]:
-    """Return the first token's alternatives, most probable first, placeholders left out."""
-    top = (entries[0].get("top_logprobs") or []) if entries else []
-    pairs = [
-        (str(entry["token"]), float(entry["logprob"]))
-        for entry in top
-        if not _is_missing(entry.get("logprob"))
-    ]
-    return tuple(sorted(pairs, key=lambda pair: -pair[1]))

@@ -4,6 +4,7 @@ One table a model, named as its answers shall be recorded:
 
     [claude-x]
     provider = "anthropic"            # or "openai", or "openai-compatible" with a base_url
+    api = "chat"                      # or "responses": which of OpenAI's APIs; not of anthropic
     model = "claude-x-20261101"       # what the server calls it (default: the table's name)
     api_key_env = "ANTHROPIC_API_KEY" # the environment variable that holds the key
     concurrency = 8                   # most calls in flight
@@ -29,14 +30,26 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from routerlib.errors import ModelFileError
+from routerlib.models.openai_responses import LEAST_TOKENS
 from routerlib.models.rate import NO_LIMIT, Rate
 from routerlib.models.transport import Backoff, Sdk, Transport, is_loopback
 from routerlib.records import ModelCard
 
-_TEXTS = ("provider", "model", "base_url", "api_key_env", "family", "licence", "quantisation")
+Api = Literal["chat", "responses"]
+
+_TEXTS = (
+    "provider",
+    "api",
+    "model",
+    "base_url",
+    "api_key_env",
+    "family",
+    "licence",
+    "quantisation",
+)
 _COUNTS = ("parameters", "context_length", "thinking_tokens")
 _LIMITS = ("concurrency", "requests_per_minute", "tokens_per_minute")
 _PRICES = ("input", "cached_input", "output")
@@ -62,7 +75,8 @@ PROVIDERS: Mapping[str, Provider] = {
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
     """One model of the file: its card, how to reach it, and how hard it may be asked.
-    ``concurrency`` is the most calls in flight, None for no limit of its own."""
+    ``concurrency`` is the most calls in flight, None for no limit of its own. ``api`` is which of
+    OpenAI's APIs is spoken; the Messages protocol is one alone."""
 
     card: ModelCard
     sdk: Sdk
@@ -72,11 +86,17 @@ class ModelEntry:
     concurrency: int | None = None
     rate: Rate = NO_LIMIT
     thinking_tokens: int = 0
+    api: Api = "chat"
 
     @property
     def is_local(self) -> bool:
         """Whether its server is on this machine."""
         return is_loopback(self.base_url)
+
+    @property
+    def least_tokens(self) -> int:
+        """The lowest limit of tokens that a call can have."""
+        return LEAST_TOKENS if self.api == "responses" else 1
 
     def make_transport(
         self,
@@ -160,7 +180,23 @@ def _read_entry(where: str, name: str, table: Any) -> ModelEntry:
         concurrency=limits["concurrency"],
         rate=Rate(limits["requests_per_minute"], limits["tokens_per_minute"]),
         thinking_tokens=_read_count(where, table, "thinking_tokens"),
+        api=_read_api(where, provider, texts["api"]),
     )
+
+
+def _read_api(where: str, provider: Provider, given: str | None) -> Api:
+    if given is not None and provider.sdk != "openai":
+        raise ModelFileError(
+            f"{where}: api is {given!r}, but {provider.sdk} has one API alone: leave api out"
+        )
+    if given is None:
+        return "chat"
+    if given not in get_args(Api):
+        raise ModelFileError(
+            f"{where}: api is {given!r}; give one of {', '.join(get_args(Api))}, or leave it out "
+            "for chat"
+        )
+    return cast(Api, given)
 
 
 def _read_limit(where: str, table: Mapping[str, Any], key: str) -> int | None:

@@ -147,17 +147,12 @@ class OpenAICompatibleModel:
 
 
 def build_body(request: Request, model_name: str, prefill: Prefill) -> dict[str, Any]:
-    """Return the JSON body of one request.
-
-    An empty trailing assistant message is left out: there is nothing to continue.
-    """
-    messages: Sequence[Message] = request.messages
-    if messages and messages[-1].role == "assistant" and not messages[-1].content:
-        messages = messages[:-1]
+    """Return the JSON body of one request."""
+    messages = list_messages(request)
     sampling = request.sampling
     body: dict[str, Any] = {
         "model": model_name,
-        "messages": [{"role": message.role, "content": message.content} for message in messages],
+        "messages": messages,
         "temperature": sampling.temperature,
         "max_tokens": sampling.max_tokens,
         "logprobs": True,
@@ -167,9 +162,18 @@ def build_body(request: Request, model_name: str, prefill: Prefill) -> dict[str,
         body["stop"] = list(request.stop)
     if sampling.seed is not None:
         body["seed"] = sampling.seed
-    if prefill == "continue_final_message" and messages and messages[-1].role == "assistant":
+    if prefill == "continue_final_message" and messages and messages[-1]["role"] == "assistant":
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     return body
+
+
+def list_messages(request: Request) -> list[dict[str, str]]:
+    """Return a request's messages as JSON. An empty trailing assistant message is left out: there
+    is nothing to continue."""
+    messages: Sequence[Message] = request.messages
+    if messages and messages[-1].role == "assistant" and not messages[-1].content:
+        messages = messages[:-1]
+    return [{"role": message.role, "content": message.content} for message in messages]
 
 
 def _read_prefill(request: Request) -> str:

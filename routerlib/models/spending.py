@@ -97,6 +97,7 @@ class CappedModel:
         cap: shared by all models of a run.
         tries: how often the client may send one request.
         thinking_tokens: what the model may write on top of a request's limit.
+        least_tokens: the lowest limit that the server takes; a lower one is raised to it.
     """
 
     model: Model
@@ -104,6 +105,7 @@ class CappedModel:
     cap: SpendingCap
     tries: int
     thinking_tokens: int = 0
+    least_tokens: int = 1
 
     def __post_init__(self) -> None:
         get_prices(self.card)
@@ -115,7 +117,7 @@ class CappedModel:
     async def complete(self, request: Request) -> Completion:
         """Return the model's answer; see ``Model.complete``. Raises SpendingCapError before the
         call when it might pass the cap."""
-        worst_usd = compute_worst_usd(self.card, request, self.thinking_tokens)
+        worst_usd = compute_worst_usd(self.card, request, self.thinking_tokens, self.least_tokens)
         async with self.cap.reserve(worst_usd * self.tries) as booking:
             try:
                 completion = await self.model.complete(request)
@@ -165,12 +167,14 @@ def compute_usd(
     ) / 1e6
 
 
-def compute_worst_usd(card: ModelCard, request: Request, thinking_tokens: int = 0) -> float:
+def compute_worst_usd(
+    card: ModelCard, request: Request, thinking_tokens: int = 0, least_tokens: int = 1
+) -> float:
     """Return the most that one try of a request can cost, in USD: no token of the prompt cached,
-    each byte of it a token, and everything written that may be."""
+    each byte of it a token, and everything written that may be; see ``CappedModel``."""
     uncached, cached, written = get_prices(card)
     prompt_tokens = TOKENS_PER_REQUEST + sum(
         TOKENS_PER_MESSAGE + len(message.content.encode()) for message in request.messages
     )
-    most = request.sampling.max_tokens + thinking_tokens
+    most = max(least_tokens, request.sampling.max_tokens + thinking_tokens)
     return (max(uncached, cached) * prompt_tokens + written * most) / 1e6

@@ -29,6 +29,7 @@ Sdk = Literal["openai", "anthropic"]
 
 _TRANSIENT_STATUS = (408, 429)
 _NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")  # of httpx2
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _REQUEST_ID = {"openai": "x-request-id", "anthropic": "request-id"}
 _ADDRESS = {
     "openai": "an OpenAI-compatible server, with /v1",
@@ -87,8 +88,9 @@ class Answer:
 def estimate_tokens(body: Mapping[str, Any]) -> float:
     """Return about how many tokens a request counts against a limit: a token for each four bytes
     of its messages, and all that it may write."""
-    messages = [body.get("system", ""), *(m["content"] for m in body.get("messages", ()))]
-    limit = body.get("max_tokens") or body.get("max_completion_tokens") or 0
+    asked = body.get("messages") or body.get("input") or ()
+    messages = [body.get("system", ""), *(message["content"] for message in asked)]
+    limit = max(body.get(name) or 0 for name in _LIMITS)
     return sum(len(str(text).encode()) for text in messages) / 4 + float(limit)
 
 

@@ -1,0 +1,251 @@
+"""Client of servers that speak ``/v1/responses``: OpenAI has models that no other API reaches.
+
+Invariants: as of the OpenAI-compatible client; besides, this API has no stop sequences and no seed.
+So a model writes on past a stop string, the text is cut here, and every token that was written is
+billed. Nothing is kept at the provider (``store``).
+
+It continues no begun answer either: it takes the assistant's words at the end of a request for an
+earlier turn and begins a new one. Such a request is a ``ModelError`` and is not sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from routerlib.errors import ModelError, TransientModelError
+from routerlib.models.names import check_returned_model
+from routerlib.models.openai_compatible import list_messages
+from routerlib.models.rate import NO_LIMIT, Rate
+from routerlib.models.reply_values import (
+    UNREADABLE,
+    check_counts,
+    check_text,
+    get_usage,
+    make_unreadable_error,
+    read_count,
+    read_first_token_top,
+    read_token_logprobs,
+)
+from routerlib.models.transport import Backoff, Transport
+from routerlib.records import Completion, EndedBy, Request
+from routerlib.steps import cut_at_stops
+
+LEAST_TOKENS = 16
+"""The API refuses a lower limit, so a request for fewer tokens may be answered with so many."""
+
+INCLUDE_LOGPROBS = "message.output_text.logprobs"
+
+_ENDED_BY: dict[str, EndedBy] = {"completed": "eos", "max_output_tokens": "length"}
+_PASSING = ("server_error", "rate_limit_exceeded")
+
+
+@dataclass(slots=True)
+class OpenAIResponsesModel:
+    """One model behind a server that speaks OpenAI's Responses API.
+
+    Args:
+        id: the ``ModelCard.id`` under which answers are recorded.
+        base_url: the server's address up to and with ``/v1``.
+        model_name: the name that the server knows the model by.
+        api_key_env: environment variable that holds the key, read at the first call; None for a
+            server that wants no key.
+        timeout_s: longest silence of the server within one try.
+        max_retries: tries after the first one.
+        backoff: waits between tries.
+        max_in_flight: open connections; further requests wait for one (and ``latency_s`` holds
+            that wait).
+        seed: of the jitter's generator.
+        also_named: further names that the server may answer under, whole. ``model_name`` itself
+            and its dated snapshots are right without them.
+        rate: requests and tokens per minute that are kept.
+        takes_temperature: whether a request's temperature is sent; reasoning models refuse it.
+        most_logprobs: alternatives of a token that may be asked for; 0 asks for no
+            log-probabilities at all, which reasoning models refuse.
+        thinking_tokens: what a reasoning model may write in thought, on top of a request's limit.
+    """
+
+    id: str
+    base_url: str
+    model_name: str
+    api_key_env: str | None = None
+    timeout_s: float = 600.0
+    max_retries: int = 4
+    backoff: Backoff = field(default_factory=Backoff)
+    max_in_flight: int = 128
+    seed: int = 0
+    also_named: tuple[str, ...] = ()
+    rate: Rate = NO_LIMIT
+    takes_temperature: bool = True
+    most_logprobs: int = 20
+    thinking_tokens: int = 0
+    _transport: Transport = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._transport = Transport(
+            "openai",
+            self.model_name,
+            self.base_url,
+            self.api_key_env,
+            self.timeout_s,
+            self.max_retries,
+            self.backoff,
+            self.max_in_flight,
+            self.seed,
+            self.rate,
+        )
+
+    async def complete(self, request: Request) -> Completion:
+        """Return the model's answer; see ``Model.complete`` for the errors."""
+        answer = await self._transport.send("/responses", self.build_body(request))
+        with answer.reading():
+            completion = read_response(
+                answer.reply,
+                request,
+                request_id=answer.header_id,
+                latency_s=answer.latency_s,
+                retries=answer.retries,
+            )
+            check_returned_model(
+                completion.returned_model, self.model_name, self.base_url, self.also_named
+            )
+        return replace(completion, doubtful_tries=answer.doubtful_tries)
+
+    def build_body(self, request: Request) -> dict[str, Any]:
+        """Return the JSON body of one request, with what this model takes. Raises ModelError for a
+        begun answer."""
+        messages = list_messages(request)
+        if messages and messages[-1]["role"] == "assistant":
+            raise ModelError(
+                f"a request that ends with the assistant's {messages[-1]['content'][-80:]!r}: the "
+                "Responses API continues no begun answer. Ask for the next step by continue_turn "
+                "or one_shot (routerlib collect: --small-continuation, --large-continuation)"
+            )
+        sampling = request.sampling
+        body: dict[str, Any] = {
+            "model": self.model_name,
+            "input": messages,
+            "max_output_tokens": max(LEAST_TOKENS, sampling.max_tokens + self.thinking_tokens),
+            "store": False,
+        }
+        if self.takes_temperature:
+            body["temperature"] = sampling.temperature
+        if self.most_logprobs > 0:
+            body["include"] = [INCLUDE_LOGPROBS]
+            body["top_logprobs"] = min(sampling.top_logprobs, self.most_logprobs)
+        return body
+
+    async def aclose(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        await self._transport.aclose()
+
+
+def read_response(
+    reply: Any,
+    request: Request,
+    *,
+    request_id: str | None,
+    latency_s: float,
+    retries: int,
+) -> Completion:
+    """Return the text of a decoded reply, cut at the first of the request's stop strings; the
+    tokens are all that were written. Thought is billed and left out.
+
+    Raises:
+        ModelError: a failure or a refusal, no usage or one that cannot be right, an end other than
+            the model's own and the limit, output that is neither a message nor thought, or a value
+            of another kind than it should be.
+        TransientModelError: a failure that the provider says may pass.
+    """
+    try:
+        finish_reason = _read_finish_reason(reply)
+        parts = _list_text_parts(reply["output"])
+        text = check_text("".join(part["text"] for part in parts))
+        entries = _list_tokens(parts)
+        usage = get_usage(reply, "input_tokens", "output_tokens")
+        prompt_tokens, completion_tokens = (
+            read_count(usage[name]) for name in ("input_tokens", "output_tokens")
+        )
+        cached_tokens, thought_tokens = (
+            read_count((usage.get(f"{part}_tokens_details") or {}).get(name) or 0)
+            for part, name in (("input", "cached_tokens"), ("output", "reasoning_tokens"))
+        )
+        completion = Completion(
+            text=text,
+            ended_by=_ENDED_BY[finish_reason],
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            cached_prompt_tokens=cached_tokens,
+            token_logprobs=read_token_logprobs(entries),
+            first_token_top=read_first_token_top(entries),
+            finish_reason=finish_reason,
+            returned_model=str(reply.get("model") or ""),
+            request_id=request_id or str(reply.get("id") or ""),
+            latency_s=latency_s,
+            retries=retries,
+            token_texts=tuple(str(entry.get("token", "")) for entry in entries),
+        )
+    except UNREADABLE as failure:
+        raise make_unreadable_error(failure, reply) from failure
+    # Some servers list the tokens of the thought too, so the two are not added up.
+    tokens_seen = max(len(entries), thought_tokens)
+    check_counts(text, prompt_tokens, completion_tokens, tokens_seen=tokens_seen)
+    return cut_at_stops(completion, request.stop)
+
+
+def _read_finish_reason(reply: Any) -> str:
+    """Return "completed" or why a text is incomplete. Raises ModelError for what ends no text."""
+    status = reply["status"]
+    if status == "failed":
+        error = reply.get("error") or {}
+        code, said = error.get("code"), str(error.get("message"))[:300]
+        kind = TransientModelError if code in _PASSING else ModelError
+        raise kind(
+            f"a reply that failed with {code!r}: {said!r}. "
+            + ("Ask again later" if code in _PASSING else "Change the request, or the model")
+        )
+    reason = status
+    if status == "incomplete":
+        reason = (reply.get("incomplete_details") or {}).get("reason")
+    if reason not in _ENDED_BY:
+        raise ModelError(
+            f"a reply that ended by {reason!r} (status {status!r}), where one of "
+            f"{', '.join(_ENDED_BY)} was expected"
+        )
+    return str(reason)
+
+
+def _list_text_parts(output: Any) -> list[Any]:
+    """Return the parts of the answer's text, in order.
+
+    Some models say what they are about to do before they answer, in messages whose phase is
+    "commentary": those are the answer only where there is no other.
+    """
+    answer: list[Any] = []
+    commentary: list[Any] = []
+    for item in output:
+        if item["type"] == "message":
+            for part in item["content"]:
+                _check_part(part)
+            (commentary if item.get("phase") == "commentary" else answer).extend(item["content"])
+        elif item["type"] != "reasoning":
+            raise ValueError(f"output of type {item['type']!r}")
+    return answer or commentary
+
+
+def _check_part(part: Any) -> None:
+    if part["type"] == "refusal":
+        raise ModelError(
+            f"the model refused to answer: {str(part['refusal'])[:300]!r}. Change the request, or "
+            "the model"
+        )
+    if part["type"] != "output_text":
+        raise ValueError(f"content of type {part['type']!r}")
+
+
+def _list_tokens(parts: Sequence[Any]) -> list[Any]:
+    """Return the listed tokens of all parts, none where a part lists none of its own."""
+    if any(part["text"] and not part.get("logprobs") for part in parts):
+        return []
+    return [token for part in parts for token in part.get("logprobs") or []]

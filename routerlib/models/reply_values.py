@@ -1,0 +1,91 @@
+"""What the replies of several protocols hold: texts, counts of tokens and log-probabilities, each
+checked as it is read (pure).
+
+Invariants: a count is the server's own, never guessed; log-probabilities have one entry per
+reported token, or there are none at all; a value of another kind than it should be is an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from routerlib.errors import ModelError
+
+PLACEHOLDER_LOGPROB = -9999.0
+"""Servers write this where they have no log-probability (OpenAI, vLLM)."""
+
+UNREADABLE = (LookupError, TypeError, ValueError, AttributeError)
+"""What reading a reply raises where a value is missing or of another kind."""
+
+
+def make_unreadable_error(failure: Exception, reply: Any) -> ModelError:
+    """Return the error of a reply whose reading raised one of ``UNREADABLE``."""
+    return ModelError(
+        f"a reply with a value that cannot be read ({type(failure).__name__}: {failure}): "
+        f"{str(reply)[:300]!r}"
+    )
+
+
+def get_usage(reply: Mapping[str, Any], *needed: str) -> dict[str, Any]:
+    """Return a reply's usage. Raises ModelError when it lacks one of the ``needed`` counts."""
+    usage = reply.get("usage")
+    if not isinstance(usage, dict) or not usage.keys() >= set(needed):
+        raise ModelError(
+            f"a reply without token counts (usage is {usage!r}): its cost would be unknown. Use a "
+            f"server that reports usage"
+        )
+    return usage
+
+
+def check_counts(
+    text: str, prompt_tokens: int, completion_tokens: int, *, tokens_seen: int = 0
+) -> None:
+    """Raise ModelError for counts that cannot be those of the reply: no prompt, a text of no
+    tokens, or fewer tokens than were listed. What such a call cost is unknown, never 0."""
+    if prompt_tokens < 1 or completion_tokens < max(tokens_seen, 1 if text else 0):
+        raise ModelError(
+            f"a reply whose usage counts {prompt_tokens} prompt and {completion_tokens} completion "
+            f"tokens, with {tokens_seen} tokens listed and the text {text[:80]!r}: its cost is "
+            "unknown. Use a server that counts"
+        )
+
+
+def check_text(text: Any) -> str:
+    """Return a text as it is. Raises ValueError for what is none or could not be stored."""
+    if not isinstance(text, str):
+        raise ValueError(f"content is {type(text).__name__}, not text")
+    text.encode()  # a lone surrogate could not be stored
+    return text
+
+
+def read_count(value: Any) -> int:
+    """Return a count of tokens. Raises ValueError for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise ValueError(f"a token count is {value!r}")
+    return int(value)
+
+
+def is_missing(logprob: Any) -> bool:
+    """Say whether this stands where a server has no log-probability."""
+    if not isinstance(logprob, int | float) or not math.isfinite(logprob):
+        return True
+    return logprob <= PLACEHOLDER_LOGPROB
+
+
+def read_token_logprobs(entries: Sequence[Any]) -> tuple[float, ...]:
+    """Return the tokens' log-probabilities, or none where one of them is missing."""
+    values = [entry.get("logprob") for entry in entries]
+    return () if any(map(is_missing, values)) else tuple(float(value) for value in values)
+
+
+def read_first_token_top(entries: Sequence[Any]) -> tuple[tuple[str, float], ...]:
+    """Return the first token's alternatives, most probable first, placeholders left out."""
+    top = (entries[0].get("top_logprobs") or []) if entries else []
+    pairs = [
+        (str(entry["token"]), float(entry["logprob"]))
+        for entry in top
+        if not is_missing(entry.get("logprob"))
+    ]
+    return tuple(sorted(pairs, key=lambda pair: -pair[1]))
