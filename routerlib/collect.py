@@ -255,7 +255,7 @@ class Collector:
                     group.create_task(self._work_off(queue))
 
     async def _work_off(self, queue: Sequence[Expansion]) -> None:
-        await self._measure_shared_prompt(self.models[queue[0].model_index])
+        await self._measure_shared_prompt(queue[0].model_index)
         waiting = iter(queue)
         async with asyncio.TaskGroup() as group:
             for _ in range(min(self.config.concurrency, len(queue))):
@@ -265,10 +265,11 @@ class Collector:
         for expansion in waiting:
             await self._expand(expansion)
 
-    async def _measure_shared_prompt(self, model: Model) -> None:
+    async def _measure_shared_prompt(self, model_index: int) -> None:
         """Count the tokens that all prompts share, with one call for each model and run."""
+        model = self.models[model_index]
         if model.id not in self._shared_prompt_tokens:
-            answer = await model.complete(make_shared_request(self.config))
+            answer = await model.complete(make_shared_request(self.config, model_index))
             self._shared_prompt_tokens[model.id] = answer.prompt_tokens
 
     async def _expand(self, expansion: Expansion) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from routerlib.benchmarks import compute_problem_features
-from routerlib.continuations import build_request
+from routerlib.continuations import build_request, build_shared_messages
 from routerlib.grading import BENCHMARK_STYLE, extract_answer, grade
 from routerlib.plans import CollectConfig, Expansion
-from routerlib.prompts import PROMPTS, build_messages
+from routerlib.prompts import PROMPTS
 from routerlib.records import (
     Completion,
     Problem,
@@ -57,11 +57,11 @@ def make_request(expansion: Expansion, config: CollectConfig) -> Request:
     )
 
 
-def make_shared_request(config: CollectConfig) -> Request:
-    """Return a call with the prompt of an empty problem, whose tokens all prompts share."""
-    return Request(
-        build_messages(PROMPTS[config.prompt_version], ""), Sampling(max_tokens=1, top_logprobs=0)
-    )
+def make_shared_request(config: CollectConfig, model_index: int) -> Request:
+    """Return a call with the prompt of an empty problem, whose tokens all of a model's share."""
+    prompt = PROMPTS[config.prompt_version]
+    messages = build_shared_messages(prompt, config.get_continuation(model_index))
+    return Request(messages, Sampling(max_tokens=1, top_logprobs=0))
 
 
 def make_next_state(expansion: Expansion, completion: Completion, config: CollectConfig) -> State:

@@ -1,7 +1,9 @@
-"""How a model is made to go on from the steps so far: three protocols, requests and answers.
+"""How a model is made to go on from the steps so far: four protocols, requests and answers.
 
 - ``prefill``: it goes on with its own begun answer, up to the delimiter. The server must continue a
   last message of the assistant.
+- ``dialogue``: user and assistant take turns, one step a turn: the steps so far are the assistant's
+  earlier turns, whoever wrote them, and the worked examples are told in the same way.
 - ``continue_turn``: a user's turn holds the steps so far and asks for the next one alone; the model
   writes up to the delimiter.
 - ``one_shot``: such a turn asks for the rest of the solution; the next step is cut off its start,
@@ -17,6 +19,7 @@ there are none.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -25,11 +28,12 @@ from routerlib.prompts import PromptVersion, build_messages
 from routerlib.records import Completion, Message, Request, Sampling, StepKind
 from routerlib.steps import StepRule, cut_completion, split_steps
 
-Continuation = Literal["prefill", "continue_turn", "one_shot"]
+Continuation = Literal["prefill", "dialogue", "continue_turn", "one_shot"]
 CONTINUATIONS: tuple[Continuation, ...] = get_args(Continuation)
 
 _SEPARATOR = "+"
 _SO_FAR = "The solution so far:"
+_REST = "Write the rest, to the end of the solution."
 
 
 def name_prompt_version(prompt_version: str, continuation: Continuation) -> str:
@@ -78,6 +82,8 @@ def build_request(
     """Return the call that asks for what follows ``prefix``; a step ends at ``delimiter``."""
     if continuation == "prefill":
         messages = build_messages(prompt, problem_text, prefix)
+    elif continuation == "dialogue":
+        messages = _build_dialogue(prompt, problem_text, prefix, kind, delimiter)
     else:
         turn = _build_turn(continuation, problem_text, prefix, kind, delimiter)
         messages = build_messages(prompt, turn)
@@ -85,15 +91,78 @@ def build_request(
     return Request(messages, sampling, stops)
 
 
+def build_shared_messages(prompt: PromptVersion, continuation: Continuation) -> tuple[Message, ...]:
+    """Return the prompt of an empty problem, whose tokens the prompts of all problems share."""
+    if continuation == "dialogue":
+        told = _tell_examples(prompt, prompt.step_rule.delimiter)
+        return (Message("system", prompt.system), *told, Message("user", ""))
+    return build_messages(prompt, "")
+
+
+def keeps_own_words(continuation: Continuation) -> bool:
+    """Say whether what a model wrote stays where it was in its next prompt, so that it need not be
+    read again; in a user's turn that repeats the steps it does not."""
+    return continuation in ("prefill", "dialogue")
+
+
+def _build_dialogue(
+    prompt: PromptVersion, problem_text: str, prefix: str, kind: StepKind, delimiter: str
+) -> tuple[Message, ...]:
+    steps = [step.strip() for step in split_steps(prefix, delimiter) if step.strip()]
+    told = _tell(problem_text, steps, _name_unit(delimiter))
+    if steps:
+        asked = _ask_next(_name_unit(delimiter)) if kind == "step" else _REST
+    else:
+        asked = _ask_first(problem_text, _name_unit(delimiter), kind)
+    examples = _tell_examples(prompt, delimiter)
+    return (Message("system", prompt.system), *examples, *told, Message("user", asked))
+
+
+def _tell_examples(prompt: PromptVersion, delimiter: str) -> list[Message]:
+    """Return the worked examples step by step; the last one shows how the rest is asked for."""
+    messages: list[Message] = []
+    unit = _name_unit(delimiter)
+    for number, example in enumerate(prompt.examples):
+        steps = split_steps(example.render(delimiter), delimiter)
+        steps = [step.strip() for step in steps]
+        if number < len(prompt.examples) - 1 or len(steps) == 1:
+            messages += _tell(example.problem, steps, unit)
+        else:
+            messages += _tell(example.problem, steps[:1], unit)
+            messages += [Message("user", _REST), Message("assistant", delimiter.join(steps[1:]))]
+    return messages
+
+
+def _tell(problem_text: str, steps: Sequence[str], unit: str) -> list[Message]:
+    messages = []
+    for number, step in enumerate(steps):
+        asked = _ask_next(unit) if number else _ask_first(problem_text, unit, "step")
+        messages += [Message("user", asked), Message("assistant", step)]
+    return messages
+
+
+def _name_unit(delimiter: str) -> str:
+    return "line" if delimiter == "\n" else "paragraph"
+
+
+def _ask_first(problem_text: str, unit: str, kind: StepKind) -> str:
+    asked = f"Write the first {unit} only." if kind == "step" else "Write the whole solution."
+    return f"{problem_text}\n\n{asked}"
+
+
+def _ask_next(unit: str) -> str:
+    return f"Write the next {unit} only."
+
+
 def _build_turn(
     continuation: Continuation, problem_text: str, prefix: str, kind: StepKind, delimiter: str
 ) -> str:
     """Return the user's turn. Without any step yet, the whole solution is asked for by the problem
     alone, as in the worked examples."""
-    unit = "line" if delimiter == "\n" else "paragraph"
+    unit = _name_unit(delimiter)
     whole = kind == "tail" or continuation == "one_shot"
     if not prefix:
-        return problem_text if whole else f"{problem_text}\n\nWrite the first {unit} only."
+        return problem_text if whole else _ask_first(problem_text, unit, kind)
     asked = (
         f"Write what follows these {unit}s, to the end of the solution. Do not repeat them."
         if whole
@@ -120,8 +189,8 @@ def read_continuation(
     written it.
 
     A verbatim repetition of all of ``prefix`` is taken off the start, and so is white space. Of
-    ``one_shot`` a step is what stands before the first delimiter. In ``continue_turn`` a model that
-    ends its turn after a step without an answer line has ended the step, not the solution. After a
+    ``one_shot`` a step is what stands before the first delimiter. Asked for one step, a model that
+    ends its turn after one without an answer line has ended the step, not the solution. After a
     step that was cut off the delimiter comes first, for nothing goes on in the middle of a line.
 
     Raises:
@@ -138,7 +207,7 @@ def read_continuation(
     ended_by = completion.ended_by
     if kind == "step" and continuation == "one_shot" and rule.delimiter in written[start:]:
         end, ended_by = written.index(rule.delimiter, start), "delimiter"
-    if kind == "step" and continuation == "continue_turn" and ended_by == "eos":
+    if kind == "step" and continuation != "one_shot" and ended_by == "eos":
         end = max(start, len(written.rstrip()))
         if not re.search(rule.answer_pattern, written[start:end], flags=re.MULTILINE):
             ended_by = "delimiter"

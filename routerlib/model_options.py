@@ -85,7 +85,7 @@ def add_continuation_option(command: argparse.ArgumentParser, role: str, meaning
     command.add_argument(
         f"--{role}-continuation",
         choices=CONTINUATIONS,
-        help=f"{meaning} (default: prefill where the model can, else continue_turn)",
+        help=f"{meaning} (default: prefill where the model can, else dialogue)",
     )
 
 
@@ -218,9 +218,9 @@ def choose_continuation(
     if wanted == "prefill":
         raise ModelError(
             f"{named.card.id} does not continue a begun answer (`routerlib models check` says what "
-            f"it refused): use --{named.role}-continuation continue_turn or one_shot"
+            f"it refused): use --{named.role}-continuation dialogue, continue_turn or one_shot"
         )
-    return wanted or "continue_turn"
+    return wanted or "dialogue"
 
 
 def find_capabilities(named: NamedModel, recorded: Mapping[str, Capabilities]) -> Capabilities:

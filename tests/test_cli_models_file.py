@@ -135,7 +135,7 @@ def test_the_protocol_follows_from_what_a_model_can_do(bench: Bench) -> None:
     steps = bench.load_rows("steps")
     assert {(row["model_id"], row["prompt_version"]) for row in steps} == {
         (SMALL, "short-lines-v1"),
-        (LARGE, "short-lines-v1+continue_turn"),
+        (LARGE, "short-lines-v1+dialogue"),
     }
     alone = query(bench.traces, "SELECT model_id, accuracy FROM solo ORDER BY model_id DESC")
     assert alone["accuracy"].tolist() == pytest.approx([1 / 3, 2 / 3])
@@ -161,7 +161,7 @@ def test_a_model_that_the_responses_api_alone_reaches(
     steps = bench.load_rows("steps")
     assert len(steps) == LATTICE_CALLS
     large = [row for row in steps if row["model_id"] == LARGE]
-    assert {row["prompt_version"] for row in large} == {"short-lines-v1+continue_turn"}
+    assert {row["prompt_version"] for row in large} == {"short-lines-v1+dialogue"}
     assert all(row["token_logprobs"] == [] for row in large)
     alone = query(bench.traces, "SELECT model_id, accuracy FROM solo ORDER BY model_id DESC")
     assert alone["accuracy"].tolist() == pytest.approx([1 / 3, 2 / 3])

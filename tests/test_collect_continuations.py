@@ -31,6 +31,7 @@ from routerlib.store import verify
 
 Pair = tuple[Continuation, Continuation]
 PAIRS: list[Pair] = [
+    ("dialogue", "dialogue"),
     ("continue_turn", "continue_turn"),
     ("one_shot", "one_shot"),
     ("prefill", "one_shot"),
@@ -89,14 +90,16 @@ def test_one_shot_pays_for_what_is_thrown_away(tmp_path: Path) -> None:
 
 def test_a_turn_that_repeats_the_steps_is_read_again(tmp_path: Path) -> None:
     """Prefill: after its first call a model reads nothing new of its own path. In a user's turn it
-    reads its own steps, so with the same words it costs those and the words that ask."""
+    reads its own steps, so with the same words it costs those and the words that ask; in a dialogue
+    the words that ask, less the token that ended its own turn."""
     ledgers = {
         name: load(record(tmp_path / name, (name, name))).ledger["before"]
-        for name in ("prefill", "continue_turn")
+        for name in ("prefill", "dialogue", "continue_turn")
     }
     deeper = load(tmp_path / "prefill").parent_action == 1
     read = {name: ledger[deeper, 1, 1, 0] for name, ledger in ledgers.items()}
     assert np.nanmax(read["prefill"]) == 0
+    assert set(read["dialogue"][np.isfinite(read["dialogue"])]) == {4.0, 8.0}  # what is asked
     assert np.nanmin(read["continue_turn"]) > 0
 
 

@@ -13,6 +13,7 @@ from routerlib.continuations import (
     Continuation,
     build_correction,
     build_request,
+    build_shared_messages,
     get_max_tokens,
     name_prompt_version,
     read_continuation,
@@ -27,6 +28,7 @@ from routerlib.steps import StepRule
 PROMPT = PROMPTS["short-lines-v1"]
 RULE = StepRule()
 SAMPLING = Sampling(max_tokens=50)
+TURNS: tuple[Continuation, ...] = ("continue_turn", "one_shot")  # that hold the steps so far
 PREFIX = "First 2 + 2 = 4.\nThen 4 * 3 = 12.\n"
 
 
@@ -60,13 +62,15 @@ def test_a_prompt_version_names_prompt_and_protocol(continuation: Continuation) 
 
 
 def test_an_unknown_protocol_is_refused() -> None:
-    with pytest.raises(ValueError, match="names no protocol: use one of continue_turn, one_shot"):
+    with pytest.raises(
+        ValueError, match="names no protocol: use one of dialogue, continue_turn, one_shot"
+    ):
         split_prompt_version("short-lines-v1+two_shot")
 
 
 def test_only_what_writes_the_rest_may_write_as_much_as_a_tail() -> None:
     caps = [get_max_tokens(continuation, "step", RULE) for continuation in CONTINUATIONS]
-    assert caps == [100, 100, 200]
+    assert caps == [100, 100, 100, 200]
     assert {get_max_tokens(continuation, "tail", RULE) for continuation in CONTINUATIONS} == {200}
 
 
@@ -75,7 +79,7 @@ def test_prefill_asks_as_recorded_prompts_always_did() -> None:
     assert ask("prefill", kind="tail").stop == ()
 
 
-@pytest.mark.parametrize("continuation", CONTINUATIONS[1:])
+@pytest.mark.parametrize("continuation", TURNS)
 @pytest.mark.parametrize("kind", ["step", "tail"])
 def test_a_user_turn_holds_the_problem_and_the_steps(
     continuation: Continuation, kind: StepKind
@@ -91,7 +95,7 @@ def test_a_user_turn_holds_the_problem_and_the_steps(
 def test_what_is_asked_for_differs() -> None:
     turns = {
         (continuation, kind): ask(continuation, kind=kind)
-        for continuation in CONTINUATIONS[1:]
+        for continuation in TURNS
         for kind in ("step", "tail")
     }
     asked = {
@@ -105,10 +109,47 @@ def test_what_is_asked_for_differs() -> None:
     assert paragraphs.stop == ("\n\n",)
 
 
+@pytest.mark.parametrize("delimiter", ["\n", "\n\n"])
+def test_in_a_dialogue_steps_are_turns(delimiter: str) -> None:
+    prefix = "First.\nIt is so." + delimiter + "Then." + delimiter
+    request = ask("dialogue", prefix, delimiter=delimiter)
+    roles = [message.role for message in request.messages]
+    assert roles == ["system", *["user", "assistant"] * (len(roles) // 2 - 1), "user"]
+    unit = {"\n": "line", "\n\n": "paragraph"}[delimiter]
+    steps = [step for step in prefix.strip().split(delimiter) if step]
+    turns = [message.content for message in request.messages[-2 * len(steps) - 1 :]]
+    assert turns[0] == f"How many?\n\nWrite the first {unit} only."
+    assert turns[1::2] == steps
+    assert set(turns[2::2]) == {f"Write the next {unit} only."}
+    assert request.stop == (delimiter,)
+    rest = ask("dialogue", prefix, "tail", delimiter)
+    assert rest.messages[:-1] == request.messages[:-1]
+    assert rest.messages[-1].content == "Write the rest, to the end of the solution."
+    assert rest.stop == ()
+
+
+def test_a_dialogue_tells_the_examples_in_its_own_form() -> None:
+    shared = build_shared_messages(PROMPT, "dialogue")
+    assert ask("dialogue").messages[: len(shared) - 1] == shared[:-1]
+    assert ask("dialogue", "").messages[: len(shared) - 1] == shared[:-1]
+    assert shared[-1] == Message("user", "")
+    said = "\n".join(message.content for message in shared if message.role == "assistant")
+    assert said == "\n".join(example.render("\n") for example in PROMPT.examples)
+    asked = [message.content for message in shared if message.role == "user"]
+    assert asked.count("Write the rest, to the end of the solution.") == 1
+    assert sum(text.endswith("Write the first line only.") for text in asked) == len(
+        PROMPT.examples
+    )
+    assert build_shared_messages(PROMPT, "one_shot") == build_messages(PROMPT, "")
+
+
 @pytest.mark.parametrize("kind", ["step", "tail"])
 def test_without_steps_the_rest_is_the_whole_solution(kind: StepKind) -> None:
     """So one shot asks exactly what prefill asks, and only reads the answer otherwise."""
     assert ask("one_shot", "", kind).messages == ask("prefill", "", kind).messages
+    told = ask("dialogue", "", kind).messages[-1].content
+    asked = {"step": "Write the first line only.", "tail": "Write the whole solution."}[kind]
+    assert told == f"How many?\n\n{asked}"
     first = ask("continue_turn", "", kind).messages[-1].content
     assert first == {"step": "How many?\n\nWrite the first line only.", "tail": "How many?"}[kind]
 
@@ -156,6 +197,7 @@ def test_a_verbatim_repetition_is_taken_off(continuation: Continuation) -> None:
     [
         ("continue_turn", "", "step", "no text"),
         ("continue_turn", "\n\n", "step", "no text"),
+        ("dialogue", "Then 4 * 3 = 12.", "step", "repeats a step"),
         ("continue_turn", "First 2 + 2 = 4.\nThen", "step", "repeats a step"),
         ("continue_turn", " Then 4 * 3 = 12. ", "step", "repeats a step"),
         ("continue_turn", "Then 4 * 3 = 12.\nAnswer: 12", "tail", "repeats a step"),

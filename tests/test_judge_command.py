@@ -265,7 +265,7 @@ def test_drafts_of_an_author_that_continues_no_begun_answer(
     """Its protocol is that of its recording, unless it is named."""
     shutil.rmtree(bench.traces)
     known = {AUTHOR: replace(FOUND, prefill="none")}
-    config = CollectConfig(depth=2, continuations=("continue_turn", "prefill"))
+    config = CollectConfig(depth=2, continuations=("dialogue", "prefill"))
     record_drafts(bench.traces, config, capabilities=known)
     assert bench.judge("--question", "right-v1", "--author-continuation", "one_shot") == 0
     assert "0 drafts of 3 problems" in capsys.readouterr().out

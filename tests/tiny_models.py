@@ -46,6 +46,12 @@ def read_asked(request: Request) -> tuple[str, str]:
     last = request.messages[-1]
     if last.role == "assistant":
         return request.messages[-2].content, last.content
+    if last.content in ("Write the next line only.", "Write the rest, to the end of the solution."):
+        steps = []
+        for asked, step in zip(request.messages[-3::-2], request.messages[-2::-2], strict=False):
+            steps.insert(0, step.content + "\n")
+            if asked.content.endswith("Write the first line only."):
+                return asked.content.partition("\n\n")[0], "".join(steps)
     problem, _, turn = last.content.partition("\n\n")
     so_far, found, steps = turn.rpartition("\n\n")[0].partition("The solution so far:\n")
     assert not so_far

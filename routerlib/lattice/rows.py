@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from routerlib.benchmarks.splits import compute_rank
-from routerlib.continuations import split_prompt_version
+from routerlib.continuations import keeps_own_words, split_prompt_version
 from routerlib.errors import StoreError
 from routerlib.features import FIELDS, PROBLEM_COLUMN
 from routerlib.records import StepKind, compute_state_id
@@ -267,9 +267,9 @@ def _compute_outcomes(steps: pl.DataFrame) -> FloatArray:
 
 def _count_kept_tokens(steps: pl.DataFrame) -> FloatArray:
     """Return (R,) how many tokens of what it wrote a model need not read again in its next prompt:
-    all where it goes on with its own answer, none where a user's turn repeats it."""
-    is_prefill = [split_prompt_version(name)[1] == "prefill" for name in steps["prompt_version"]]
-    return np.where(is_prefill, steps["completion_tokens"].to_numpy(), 0).astype(np.float64)
+    all where it stays the model's own answer, none where a user's turn repeats it."""
+    is_kept = [keeps_own_words(split_prompt_version(name)[1]) for name in steps["prompt_version"]]
+    return np.where(is_kept, steps["completion_tokens"].to_numpy(), 0).astype(np.float64)
 
 
 def _get_judgements(

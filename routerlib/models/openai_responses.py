@@ -119,8 +119,9 @@ class OpenAIResponsesModel:
         if messages and messages[-1]["role"] == "assistant":
             raise ModelError(
                 f"a request that ends with the assistant's {messages[-1]['content'][-80:]!r}: the "
-                "Responses API continues no begun answer. Ask for the next step by continue_turn "
-                "or one_shot (routerlib collect: --small-continuation, --large-continuation)"
+                "Responses API continues no begun answer. Ask for the next step by dialogue, "
+                "continue_turn or one_shot (routerlib collect: --small-continuation, "
+                "--large-continuation)"
             )
         sampling = request.sampling
         body: dict[str, Any] = {
