@@ -200,7 +200,7 @@ async def ask_bare(
                 model = models[action[0]]
                 if model.id not in measured:  # as the collector does, and waits for the answer
                     measured.add(model.id)
-                    await _post_all(client, model, [make_shared_request(config, 0)], 1)
+                    await _post_all(client, model, [make_shared_request(config, action[0])], 1)
                 requests = [make_request(expansion, config) for expansion in level]
                 answers = await _post_all(client, model, requests, config.concurrency)
                 for expansion, answer in zip(level, answers, strict=True):
