@@ -14,6 +14,7 @@ from pathlib import Path
 from bench.collector_overhead import CollectorSettings, measure_collector
 from bench.measurement import Measurement, render_table
 from bench.prefix_cache import measure_prefix_cache
+from bench.single_stream import measure_single_stream
 from bench.store_scale import measure_store_scale
 from bench.store_write import measure_store_write
 from routerlib import paths
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             problems=options.problems,
         )
     ),
+    "single-stream": lambda options: measure_single_stream(options.engine, options.model),
     "store-write": lambda options: measure_store_write(options.traces),
     "store-scale": lambda options: measure_store_scale(options.steps),
 }
@@ -44,7 +46,10 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"all by default: {', '.join(BENCHMARKS)}")
     parser.add_argument("--traces", type=Path, default=paths.TRACES, help="the recorded store")
-    server = parser.add_argument_group("collector", "a scripted server answers unless one is named")
+    server = parser.add_argument_group(
+        "collector, single-stream",
+        "a scripted server answers the collector unless one is named; single-stream needs --engine",
+    )
     server.add_argument("--base-url", help="a server that runs, up to and with /v1")
     server.add_argument("--engine", choices=ENGINES, help="start this engine")
     server.add_argument("--model", default=COLLECTOR.model, help="name of the weights")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,12 @@ from bench.collector_overhead import CollectorSettings, measure_collector
 from bench.measurement import Measurement, render_table
 from bench.prefix_cache import measure_prefix_cache, simulate
 from bench.prompt_tree import Call, count_unique_tokens, group_lengths
+from bench.single_stream import WRITTEN, measure_once, measure_single_stream
 from bench.store_scale import OPERATIONS, main, measure_store_scale, read_peak_mb, run_apart
 from bench.store_write import measure_store_write
 from bench.synthetic_store import count_problems, write_synthetic_store
+from routerlib.models.scripted import build_completion
+from routerlib.records import Completion, Request
 from routerlib.store import compact, load_table, verify
 
 
@@ -50,6 +55,41 @@ def test_prefix_cache_of_the_tiny_store(tiny_store: Path) -> None:
         assert found.detail["calls"] == 10
         assert found.detail["recomputed_tokens"] == found.detail["prompt_tokens"]  # none cached
         assert found.is_met is False
+
+
+@dataclass
+class TimedModel:
+    """Answers in no time and says that it took what its speeds and the way there would take."""
+
+    id: str = "timed"
+    prefill: float = 500.0
+    decode: float = 40.0
+    seen: set[str] = field(default_factory=set)
+
+    async def complete(self, request: Request) -> Completion:
+        text, tokens = request.messages[-1].content, request.sampling.max_tokens
+        read = 0 if text in self.seen else len(text.split())
+        self.seen.add(text)
+        latency = 0.3 + read / self.prefill + tokens / self.decode
+        blank = build_completion("x", request, self.id)
+        return replace(
+            blank, prompt_tokens=len(text.split()), completion_tokens=tokens, latency_s=latency
+        )
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+
+def test_speeds_are_told_apart_from_each_other_and_from_the_way_there() -> None:
+    model = TimedModel()
+    for seed in (0, 1):  # each prompt is new
+        found = asyncio.run(measure_once(model, seed))
+        assert (found.prefill, found.decode) == pytest.approx((500.0, 40.0))
+    assert len(model.seen) == 2
+    assert WRITTEN > 1
+    with pytest.raises(ValueError, match="let nothing else run"):
+        asyncio.run(measure_once(TimedModel(prefill=-1.0), 0))
+    assert measure_single_stream(None, "any") == []
 
 
 def test_goals() -> None:
