@@ -43,7 +43,7 @@ LAYERS = (
     }
     | {"notebooks", "notebook_parameters", "notebook_style", "verification"}
     | {"cli", "calibrate_command", "collect_command", "judge_command", "score_command"}
-    | {"models_command", "model_options"},
+    | {"models_command", "model_options", "pilot"},
 )
 LAYER_OF = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 
