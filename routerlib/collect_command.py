@@ -277,7 +277,7 @@ def _print_price(
         print(f"No price yet: record {LEAST_PROBLEMS} problems first (--limit {LEAST_PROBLEMS})")
     else:
         print(
-            f"Price of the {len(unfinished)} problems left: {price.usd:.3g} USD, 95% interval "
+            f"Price of the {len(unfinished)} problems left: {price.expected:.3g} USD, 95% interval "
             f"[{price.low:.3g}, {price.high:.3g}], by {price.n} recorded ones."
         )
 

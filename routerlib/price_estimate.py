@@ -1,4 +1,4 @@
-"""What a recording will cost, from what its first problems did cost.
+"""What a recording will take, in money, calls or tokens, from what its first problems did take.
 
 Invariant: an estimate has an interval or says that there is none yet; unpriced models are an error.
 """
@@ -19,10 +19,11 @@ LEAST_PROBLEMS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class PriceEstimate:
-    """Expected USD with the ends of a 95% prediction interval, from ``n`` recorded problems."""
+class TotalEstimate:
+    """Expected total, in the unit of what was summed, with the ends of a 95% prediction interval,
+    from ``n`` recorded problems."""
 
-    usd: float
+    expected: float
     low: float
     high: float
     n: int
@@ -48,15 +49,15 @@ def load_problem_costs(
     return np.array(list(costs.values()), dtype=np.float64)
 
 
-def predict_total(costs: npt.NDArray[np.float64], n_left: int) -> PriceEstimate | None:
-    """Return what ``n_left`` more problems will cost, given the USD (n,) of n like them; None for
-    fewer than ``LEAST_PROBLEMS``.
+def predict_total(costs: npt.NDArray[np.float64], n_left: int) -> TotalEstimate | None:
+    """Return what ``n_left`` more problems will take, given what n like them took (n,), in USD or
+    any other unit; None for fewer than ``LEAST_PROBLEMS``.
 
     Student's prediction interval for a sum of new draws from a normal distribution (Hahn and
     Meeker, Statistical Intervals), not below 0.
 
     >>> predict_total(np.full(10, 0.25), 100)
-    PriceEstimate(usd=25.0, low=25.0, high=25.0, n=10)
+    TotalEstimate(expected=25.0, low=25.0, high=25.0, n=10)
     """
     from scipy import stats
 
@@ -66,4 +67,4 @@ def predict_total(costs: npt.NDArray[np.float64], n_left: int) -> PriceEstimate 
     expected = float(costs.mean()) * n_left
     spread = float(costs.std(ddof=1)) * n_left * np.sqrt(1.0 / n + 1.0 / max(n_left, 1))
     half = float(stats.t.ppf(0.975, n - 1)) * float(spread)
-    return PriceEstimate(expected, max(0.0, expected - half), expected + half, n)
+    return TotalEstimate(expected, max(0.0, expected - half), expected + half, n)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,14 @@ class Server:
     takes_prefill: bool = True
     responses: bool = False
     refuses: str = ""  # problems with these words, and repeats the key that it was sent
+    write: Callable[[int, str, str], str] = write_solution
     http: ScriptedServer = field(default_factory=ScriptedServer)
     probes: int = 0
 
     def act(self, handler: Handler) -> None:
         body = handler.body
         if self.responses:
-            ResponsesApi(self.write, reasons=True).act(handler)
+            ResponsesApi(self.answer_response, reasons=True).act(handler)
             return
         refused = [] if self.takes_prefill else ["max_tokens", "temperature", "stop", "logprobs"]
         for name in refused:
@@ -71,18 +72,18 @@ class Server:
             Sampling(max_tokens=body.get("max_tokens") or body["max_completion_tokens"]),
             tuple(body.get("stop", ())),
         )
-        text = write_solution(self.index, *read_asked(request))
+        text = self.write(self.index, *read_asked(request))
         reply = build_reply_of(build_completion(text, request, body["model"]))
         if not self.takes_prefill:
             reply["choices"][0]["logprobs"] = None
             del reply["choices"][0]["stop_reason"]
         reply_with(reply)(handler)
 
-    def write(self, request: Request) -> str:
+    def answer_response(self, request: Request) -> str:
         if request.messages[0].content == QUESTION:
             self.probes += 1
             return "The capital."
-        return write_solution(self.index, *read_asked(request))
+        return self.write(self.index, *read_asked(request))
 
 
 @dataclass

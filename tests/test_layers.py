@@ -44,7 +44,7 @@ LAYERS = (
     }
     | {"notebooks", "notebook_parameters", "notebook_style", "verification"}
     | {"cli", "calibrate_command", "collect_command", "judge_command", "score_command"}
-    | {"models_command", "model_options", "recording_command"},
+    | {"models_command", "model_options", "recording_command", "pilot"},
 )
 LAYER_OF = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 
