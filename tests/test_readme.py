@@ -181,9 +181,10 @@ def test_the_readme_says_what_a_protocol_costs() -> None:
     accuracy = table["accuracy"]
     assert set(table["n"]) == {100}
     assert accuracy["large", "prefill"] == pytest.approx(3 / 5, abs=0.03)
-    assert accuracy["large", "continue_turn"] == pytest.approx(1 / 6, abs=0.02)
-    assert accuracy["small", "continue_turn"] == 0
-    assert table.loc[("large", "continue_turn"), "is_right_change_high"] < 0
+    assert accuracy["large", "dialogue"] == pytest.approx(1 / 2, abs=0.03)
+    for continuation in ("continue_turn", "one_shot"):
+        assert accuracy["large", continuation] == pytest.approx(1 / 6, abs=0.03)
+        assert table.loc[("large", continuation), "is_right_change_high"] < 0
 
 
 def test_a_changed_number_changes_the_readme(tmp_path: Path) -> None:
