@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -185,6 +186,24 @@ def test_the_readme_says_what_a_protocol_costs() -> None:
     for continuation in ("continue_turn", "one_shot"):
         assert accuracy["large", continuation] == pytest.approx(1 / 6, abs=0.03)
         assert table.loc[("large", continuation), "is_right_change_high"] < 0
+
+
+def test_the_readme_says_what_a_bill_counts() -> None:
+    ranking = pd.read_csv(paths.FIGURES / "lens_ranking.csv").set_index(["router", "lens"])
+    probe = ranking["verdict"]["learned (probe)"]
+    assert probe["flops"] == "lower"
+    assert set(probe[["generated_flops", "large_tokens"]]) == {"higher"}
+    assert "all_tokens" not in ranking.index.get_level_values("lens")
+    bill = pd.read_csv(paths.FIGURES / "bill.csv")
+    whole = bill.groupby("router")["share"].sum()
+    models = bill[bill["item"] != "reward model"].groupby("router")["share"].sum()
+    by_reward = ["process reward", "TRIM-Agg", "TRIM-POMDP"]
+    assert (models[by_reward] > 1.0).all()
+    assert np.allclose(whole[by_reward], 2.5, atol=0.15)
+    assert whole["learned (before)"] == pytest.approx(0.8, abs=0.05)
+    pairs = pd.read_csv(paths.FIGURES / "price_pairs.csv")
+    assert len(pairs) == 7
+    assert set(pairs["verdict"]) == {"higher"}
 
 
 def test_a_changed_number_changes_the_readme(tmp_path: Path) -> None:
