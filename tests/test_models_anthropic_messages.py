@@ -174,7 +174,10 @@ def test_thinking_is_billed_and_left_out() -> None:
         (make_reply("no", usage_output_tokens=None), "a token count is None"),
         (make_reply("no", usage_input_tokens=-1), "a token count is -1"),
         (make_reply("no", usage_input_tokens=True), "a token count is True"),
-        (make_reply("no", usage_output_tokens=0), "counts 115 prompt and 0 completion tokens"),
+        (
+            make_reply("no", usage_output_tokens=0),
+            r"counts 115 prompt tokens \(0 of them cached\) and 0",
+        ),
         (make_reply("\ud800"), "surrogates not allowed"),
         ({"type": "error", "error": {"message": "no"}}, "cannot be read"),
         ([], "cannot be read"),

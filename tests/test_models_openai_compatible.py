@@ -441,17 +441,33 @@ def test_another_returned_name_is_kept() -> None:
     assert completion.request_id == "chatcmpl-1"
 
 
+def test_a_refusal_is_an_error_and_no_empty_step() -> None:
+    reply = build_reply("", choice_message={"content": None, "refusal": "I cannot help."})
+    with pytest.raises(ModelError, match=r"refused to answer: 'I cannot help\.'"):
+        read(reply)
+    assert read(build_reply(choice_message={"content": "It is 2.", "refusal": None})).text
+
+
 @pytest.mark.parametrize("usage", [..., None, {"prompt_tokens": 3}])
 def test_unknown_token_counts_are_an_error(usage: Any) -> None:
     with pytest.raises(ModelError, match="without token counts"):
         read(build_reply(usage=usage))
 
 
-@pytest.mark.parametrize(("prompt", "completion"), [(0, 4), (30, 0), (30, 3)])
-def test_counts_that_cannot_be_right_are_an_error(prompt: int, completion: int) -> None:
-    """Four tokens are listed; a prompt is never empty."""
-    usage = {"prompt_tokens": prompt, "completion_tokens": completion}
-    with pytest.raises(ModelError, match=f"counts {prompt} prompt and {completion} completion"):
+@pytest.mark.parametrize(
+    ("prompt", "cached", "completion"), [(0, 0, 4), (30, 0, 0), (30, 0, 3), (30, 31, 4)]
+)
+def test_counts_that_cannot_be_right_are_an_error(
+    prompt: int, cached: int, completion: int
+) -> None:
+    """Four tokens are listed; a prompt is never empty, nor smaller than its cached part."""
+    usage = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+    told = rf"counts {prompt} prompt tokens \({cached} of them cached\) and {completion} completion"
+    with pytest.raises(ModelError, match=told):
         read(build_reply(usage=usage))
     empty = {"prompt_tokens": 30, "completion_tokens": 0}
     assert read(build_reply("", usage=empty, choice_logprobs=None)).completion_tokens == 0

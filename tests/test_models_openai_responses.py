@@ -353,6 +353,7 @@ def test_unknown_token_counts_are_an_error(usage: Any) -> None:
     [
         {"usage_input_tokens": 0},
         {"usage_output_tokens": 0},
+        {"usage_input_tokens_details": {"cached_tokens": 10**6}},
         {"usage_output_tokens": 4},  # of which five were thought
         {"usage_output_tokens": 3, "usage_output_tokens_details": None, "text_logprobs": TOKENS},
     ],

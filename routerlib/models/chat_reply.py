@@ -17,6 +17,7 @@ from routerlib.models.reply_values import (
     check_text,
     get_usage,
     is_missing,
+    make_refusal_error,
     make_unreadable_error,
     read_count,
     read_first_token_top,
@@ -41,8 +42,8 @@ def read_completion(
     for it.
 
     Raises:
-        ModelError: no choice, no usage, a finish reason other than "stop" and "length", or a value
-            of another kind than it should be.
+        ModelError: no choice, a refusal, no usage or an impossible one, a finish reason other
+            than "stop" and "length", or a value of another kind than it should be.
     """
     try:
         return _read(
@@ -68,24 +69,32 @@ def _read(
 ) -> Completion:
     try:
         choice = reply["choices"][0]
-        text = check_text(choice["message"].get("content") or "")
+        message = choice["message"]
+        text = check_text(message.get("content") or "")
         finish_reason = choice["finish_reason"]
     except (KeyError, IndexError, TypeError, AttributeError) as failure:
         raise ModelError(f"a reply without a choice: {str(reply)[:300]}") from failure
+    if message.get("refusal") and not text:
+        raise make_refusal_error(message["refusal"])
     usage = get_usage(reply, "prompt_tokens", "completion_tokens")
     text = text.removeprefix(echoed)
     completion_tokens = read_count(usage["completion_tokens"])
     prompt_tokens = read_count(usage["prompt_tokens"])
     entries = (choice.get("logprobs") or {}).get("content") or []
-    check_counts(text, prompt_tokens, completion_tokens, tokens_seen=len(entries))
+    cached_tokens = read_count((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+    check_counts(
+        text,
+        prompt_tokens,
+        completion_tokens,
+        cached_tokens=cached_tokens,
+        tokens_seen=len(entries),
+    )
     return Completion(
         text=text,
         ended_by=_read_ended_by(choice, entries, completion_tokens, request.stop),
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
-        cached_prompt_tokens=read_count(
-            (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        ),
+        cached_prompt_tokens=cached_tokens,
         token_logprobs=read_token_logprobs(entries),
         first_token_top=read_first_token_top(entries),
         finish_reason=finish_reason,

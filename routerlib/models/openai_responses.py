@@ -23,6 +23,7 @@ from routerlib.models.reply_values import (
     check_counts,
     check_text,
     get_usage,
+    make_refusal_error,
     make_unreadable_error,
     read_count,
     read_first_token_top,
@@ -191,7 +192,13 @@ def read_response(
         raise make_unreadable_error(failure, reply) from failure
     # Some servers list the tokens of the thought too, so the two are not added up.
     tokens_seen = max(len(entries), thought_tokens)
-    check_counts(text, prompt_tokens, completion_tokens, tokens_seen=tokens_seen)
+    check_counts(
+        text,
+        prompt_tokens,
+        completion_tokens,
+        cached_tokens=cached_tokens,
+        tokens_seen=tokens_seen,
+    )
     return cut_at_stops(completion, request.stop)
 
 
@@ -237,10 +244,7 @@ def _list_text_parts(output: Any) -> list[Any]:
 
 def _check_part(part: Any) -> None:
     if part["type"] == "refusal":
-        raise ModelError(
-            f"the model refused to answer: {str(part['refusal'])[:300]!r}. Change the request, or "
-            "the model"
-        )
+        raise make_refusal_error(part["refusal"])
     if part["type"] != "output_text":
         raise ValueError(f"content of type {part['type']!r}")
 

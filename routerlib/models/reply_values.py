@@ -40,16 +40,30 @@ def get_usage(reply: Mapping[str, Any], *needed: str) -> dict[str, Any]:
 
 
 def check_counts(
-    text: str, prompt_tokens: int, completion_tokens: int, *, tokens_seen: int = 0
+    text: str,
+    prompt_tokens: int,
+    completion_tokens: int,
+    *,
+    cached_tokens: int = 0,
+    tokens_seen: int = 0,
 ) -> None:
-    """Raise ModelError for counts that cannot be those of the reply: no prompt, a text of no
-    tokens, or fewer tokens than were listed. What such a call cost is unknown, never 0."""
-    if prompt_tokens < 1 or completion_tokens < max(tokens_seen, 1 if text else 0):
+    """Raise ModelError for counts that cannot be those of the reply: no prompt, or one smaller than
+    its cached part, a text of no tokens, or fewer tokens than were listed. What such a call cost is
+    unknown, never 0."""
+    least = max(tokens_seen, 1 if text else 0)
+    if prompt_tokens < max(1, cached_tokens) or completion_tokens < least:
         raise ModelError(
-            f"a reply whose usage counts {prompt_tokens} prompt and {completion_tokens} completion "
-            f"tokens, with {tokens_seen} tokens listed and the text {text[:80]!r}: its cost is "
-            "unknown. Use a server that counts"
+            f"a reply whose usage counts {prompt_tokens} prompt tokens ({cached_tokens} of them "
+            f"cached) and {completion_tokens} completion tokens, with {tokens_seen} tokens listed "
+            f"and the text {text[:80]!r}: its cost is unknown. Use a server that counts"
         )
+
+
+def make_refusal_error(refusal: Any) -> ModelError:
+    """Return the error of a reply in which the model says that it will not answer."""
+    return ModelError(
+        f"the model refused to answer: {str(refusal)[:300]!r}. Change the request, or the model"
+    )
 
 
 def check_text(text: Any) -> str:
