@@ -357,6 +357,7 @@ def test_an_engine_that_scores_no_texts(bench: Bench, capsys: pytest.CaptureFixt
 COMMAND = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 from routerlib.cli import main
 sys.exit(main())
 """
