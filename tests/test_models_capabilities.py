@@ -111,11 +111,12 @@ def test_a_vllm_server(server: ScriptedServer) -> None:
     assert len(server.bodies) <= 9
 
 
-def test_a_llamacpp_server_repeats_what_was_begun(server: ScriptedServer) -> None:
+@pytest.mark.parametrize("ending", ["is.", "\u00eds."])
+def test_a_llamacpp_server_repeats_what_was_begun(server: ScriptedServer, ending: str) -> None:
     def play(body: dict[str, Any]) -> dict[str, Any] | str:
         if "continue_final_message" in body:
             return "unknown field"
-        return answer_chat(body, BEGUN + "is." if get_begun(body) else ANSWER)
+        return answer_chat(body, BEGUN + ending if get_begun(body) else ANSWER)
 
     found = probe(server, play)
     assert found.prefill == "plain"

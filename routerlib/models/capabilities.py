@@ -23,7 +23,8 @@ from routerlib.records import Completion, Message, Request, Sampling
 QUESTION = "What is the capital of France? Answer in one sentence."
 # Only what is really continued goes on in the middle of a word, and no new turn begins so oddly:
 # a server that repeats what was begun is told from one that starts anew.
-BEGUN, WORD, ENDING = "To the question of the capital I answer Par", "Paris", "is"
+BEGUN, WORD = "To the question of the capital I answer Par", "Paris"
+ENDINGS = ("is", "\u00eds")  # some models write París
 TOKENS = 24
 THINKING_TOKENS = 512  # for models that think before the first word
 MOST_ALTERNATIVES = 20
@@ -268,4 +269,4 @@ def _make_probe(transport: Transport, api: Api) -> _Probe:
 
 
 def _continues(text: str) -> bool:
-    return text.startswith(ENDING)
+    return text.startswith(ENDINGS)
