@@ -49,11 +49,10 @@ def plot_ranking(frame: pd.DataFrame, axes: Axes | None = None) -> Axes:
             rank = rows["rank"].to_numpy(dtype=np.float64)
             axes.plot(x, rank, style.line, color=style.color, linewidth=1.1, zorder=2)
             above = (rows["verdict"] == ABOVE).to_numpy()
-            face = style.color if style.marker not in "x+12" else None
-            axes.plot(x[above], rank[above], style.marker, color=style.color, mfc=face, zorder=3)
-            axes.plot(
-                x[~above], rank[~above], style.marker, color=style.color, mfc="white", zorder=3
-            )
+            for shown, face in ((above, style.color), (~above, "white")):
+                axes.plot(
+                    x[shown], rank[shown], style.marker, color=style.color, mfc=face, zorder=3
+                )
             for place, side, gap in ((0, "right", -8), (-1, "left", 8)):
                 axes.annotate(
                     style.label, (x[place], rank[place]), (gap, 0), textcoords="offset points",

@@ -60,7 +60,8 @@ def make_request(expansion: Expansion, config: CollectConfig) -> Request:
 def make_shared_request(config: CollectConfig, model_index: int) -> Request:
     """Return a call with the prompt of an empty problem, whose tokens all of a model's share."""
     prompt = PROMPTS[config.prompt_version]
-    messages = build_shared_messages(prompt, config.get_continuation(model_index))
+    continuation = config.get_continuation(model_index)
+    messages = build_shared_messages(prompt, continuation, config.delimiter)
     return Request(messages, Sampling(max_tokens=1, top_logprobs=0))
 
 

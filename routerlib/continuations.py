@@ -91,10 +91,13 @@ def build_request(
     return Request(messages, sampling, stops)
 
 
-def build_shared_messages(prompt: PromptVersion, continuation: Continuation) -> tuple[Message, ...]:
-    """Return the prompt of an empty problem, whose tokens the prompts of all problems share."""
+def build_shared_messages(
+    prompt: PromptVersion, continuation: Continuation, delimiter: str
+) -> tuple[Message, ...]:
+    """Return the prompt of an empty problem, whose tokens the prompts of all problems share; steps
+    end at ``delimiter``."""
     if continuation == "dialogue":
-        told = _tell_examples(prompt, prompt.step_rule.delimiter)
+        told = _tell_examples(prompt, delimiter)
         return (Message("system", prompt.system), *told, Message("user", ""))
     return build_messages(prompt, "")
 
@@ -108,14 +111,18 @@ def keeps_own_words(continuation: Continuation) -> bool:
 def _build_dialogue(
     prompt: PromptVersion, problem_text: str, prefix: str, kind: StepKind, delimiter: str
 ) -> tuple[Message, ...]:
+    unit = _name_unit(delimiter)
     steps = [step.strip() for step in split_steps(prefix, delimiter) if step.strip()]
-    told = _tell(problem_text, steps, _name_unit(delimiter))
-    if steps:
-        asked = _ask_next(_name_unit(delimiter)) if kind == "step" else _REST
+    if not steps:
+        asked = _ask_first(problem_text, unit, kind)
     else:
-        asked = _ask_first(problem_text, _name_unit(delimiter), kind)
-    examples = _tell_examples(prompt, delimiter)
-    return (Message("system", prompt.system), *examples, *told, Message("user", asked))
+        asked = _ask_next(unit) if kind == "step" else _REST
+    return (
+        Message("system", prompt.system),
+        *_tell_examples(prompt, delimiter),
+        *_tell(problem_text, steps, unit),
+        Message("user", asked),
+    )
 
 
 def _tell_examples(prompt: PromptVersion, delimiter: str) -> list[Message]:
@@ -123,8 +130,8 @@ def _tell_examples(prompt: PromptVersion, delimiter: str) -> list[Message]:
     messages: list[Message] = []
     unit = _name_unit(delimiter)
     for number, example in enumerate(prompt.examples):
-        steps = split_steps(example.render(delimiter), delimiter)
-        steps = [step.strip() for step in steps]
+        rendered = example.render(delimiter)
+        steps = [step.strip() for step in split_steps(rendered, delimiter)]
         if number < len(prompt.examples) - 1 or len(steps) == 1:
             messages += _tell(example.problem, steps, unit)
         else:

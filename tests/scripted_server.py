@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import threading
@@ -11,8 +12,21 @@ from email.message import Message as EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from routerlib.models.protocol import Model
 from routerlib.models.scripted import build_completion
 from routerlib.records import Completion, Message, Request, Sampling
+
+
+def ask_once(model: Model, request: Request) -> Completion:
+    """The answer to one request of a client that is closed after it."""
+
+    async def call() -> Completion:
+        try:
+            return await model.complete(request)
+        finally:
+            await model.aclose()
+
+    return asyncio.run(call())
 
 
 def entry(token: str, logprob: float | None, *top: tuple[str, float]) -> dict[str, Any]:

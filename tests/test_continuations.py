@@ -126,10 +126,12 @@ def test_in_a_dialogue_steps_are_turns(delimiter: str) -> None:
     assert rest.messages[:-1] == request.messages[:-1]
     assert rest.messages[-1].content == "Write the rest, to the end of the solution."
     assert rest.stop == ()
+    shared = build_shared_messages(PROMPT, "dialogue", delimiter)
+    assert request.messages[: len(shared) - 1] == shared[:-1]
 
 
 def test_a_dialogue_tells_the_examples_in_its_own_form() -> None:
-    shared = build_shared_messages(PROMPT, "dialogue")
+    shared = build_shared_messages(PROMPT, "dialogue", "\n")
     assert ask("dialogue").messages[: len(shared) - 1] == shared[:-1]
     assert ask("dialogue", "").messages[: len(shared) - 1] == shared[:-1]
     assert shared[-1] == Message("user", "")
@@ -140,7 +142,7 @@ def test_a_dialogue_tells_the_examples_in_its_own_form() -> None:
     assert sum(text.endswith("Write the first line only.") for text in asked) == len(
         PROMPT.examples
     )
-    assert build_shared_messages(PROMPT, "one_shot") == build_messages(PROMPT, "")
+    assert build_shared_messages(PROMPT, "one_shot", "\n") == build_messages(PROMPT, "")
 
 
 @pytest.mark.parametrize("kind", ["step", "tail"])

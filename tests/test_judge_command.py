@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from scripted_server import Handler, ScriptedServer, answer_with, reply_with
+from test_cli_models_file import PRICES
 from test_judge import DRAFTS, FOUND, answer
 from test_models_capabilities import answer_chat, get_begun
 from tiny_models import (
@@ -36,13 +37,7 @@ from routerlib.store.schema import TABLES
 
 AUTHOR, JUDGE = MODEL_IDS[0], "my-judge"
 CALLS = 2 * DRAFTS
-PRICES = """[my-judge.prices]
-input = 1.0
-cached_input = 0.1
-output = 10.0
-date = 2026-11-01
-source = "made up"
-"""
+PRICED = PRICES.format(name=JUDGE)
 
 
 @dataclass
@@ -193,7 +188,7 @@ def test_who_cannot_judge_is_refused_before_any_call(
 ) -> None:
     for name, value in lack.items():
         setattr(bench.server, name, value)
-    bench.write_models(prices=PRICES)
+    bench.write_models(prices=PRICED)
     assert bench.judge("--max-usd", "5") == 1
     said = capsys.readouterr().err
     assert f"ModelError: {JUDGE} cannot judge: {reason}" in said
@@ -205,7 +200,7 @@ def test_the_cap_keeps_what_was_answered_and_more_money_goes_on(
     bench: Bench, recorded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Together the runs ask and score what one run without a cap does, and book what is billed."""
-    bench.write_models(prices=PRICES)
+    bench.write_models(prices=PRICED)
     assert bench.judge() == 0
     undisturbed, asked = bench.load_scores(), sorted(bench.server.asked)
     assert len(asked) == CALLS
@@ -242,7 +237,7 @@ def test_the_cap_keeps_what_was_answered_and_more_money_goes_on(
 
 def test_the_worst_case_of_all_tries_is_reserved(bench: Bench) -> None:
     """The first call, which measures the prompt, may be sent five times."""
-    bench.write_models(prices=PRICES)
+    bench.write_models(prices=PRICED)
     card = load_model_file(bench.folder / "models.toml")[JUDGE].card
     messages = build_judge_messages(JUDGE_PROMPTS["usefulness-v1"], "")
     worst_usd = compute_worst_usd(card, Request(messages, Sampling(max_tokens=1)))
@@ -300,7 +295,7 @@ def test_the_key_is_nowhere_but_in_the_environment(
     """Not in the store, nor in what is printed or logged, though the server repeats it."""
     key = "sk-" + "s3cret" * 4
     monkeypatch.setenv("MY_KEY", key)
-    bench.write_models(more='api_key_env = "MY_KEY"\n', prices=PRICES)
+    bench.write_models(more='api_key_env = "MY_KEY"\n', prices=PRICED)
     bench.server.refuses = "Tom has"
     with caplog.at_level("DEBUG"):
         assert bench.judge("--max-usd", "5") == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_server import Handler, ScriptedServer, close_mid_body, fail_with, reply_with
+from scripted_server import Handler, ScriptedServer, ask_once, close_mid_body, fail_with, reply_with
 
 from routerlib.errors import ModelError, TransientModelError
 from routerlib.models import AnthropicModel, Backoff
@@ -65,13 +64,7 @@ def make_model(server: ScriptedServer, **changes: Any) -> AnthropicModel:
 
 
 def ask(model: AnthropicModel, request: Request = ASK) -> Completion:
-    async def call() -> Completion:
-        try:
-            return await model.complete(request)
-        finally:
-            await model.aclose()
-
-    return asyncio.run(call())
+    return ask_once(model, request)
 
 
 def test_an_answer_is_read_whole(server: ScriptedServer) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scripted_server import ask_once
 
 from routerlib.errors import ServerError, WeightsError
 from routerlib.models import LocalServer, OpenAICompatibleModel
@@ -44,14 +44,7 @@ def ask(
     model = OpenAICompatibleModel(NAME, server_url, NAME, prefill="plain", max_retries=0)
     messages = (*QUESTION, Message("assistant", prefill)) if prefill else QUESTION
     request = Request(messages, Sampling(max_tokens=max_tokens, top_logprobs=3), stop)
-
-    async def call() -> Completion:
-        try:
-            return await model.complete(request)
-        finally:
-            await model.aclose()
-
-    return asyncio.run(call())
+    return ask_once(model, request)
 
 
 def test_a_server_that_does_not_run_has_no_address(tmp_path: Path) -> None:

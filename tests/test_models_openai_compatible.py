@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from scripted_server import (
     Handler,
     ScriptedServer,
+    ask_once,
     build_reply,
     build_text_score_reply,
     close_mid_body,
@@ -55,13 +56,7 @@ def make_model(server: ScriptedServer, **changes: Any) -> OpenAICompatibleModel:
 
 
 def ask(model: OpenAICompatibleModel, request: Request = ASK) -> Completion:
-    async def call() -> Completion:
-        try:
-            return await model.complete(request)
-        finally:
-            await model.aclose()
-
-    return asyncio.run(call())
+    return ask_once(model, request)
 
 
 def test_an_answer_is_read_whole(server: ScriptedServer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +13,7 @@ from scripted_server import (
     Handler,
     ResponsesApi,
     ScriptedServer,
+    ask_once,
     build_message,
     build_response,
     entry,
@@ -60,13 +60,7 @@ def make_model(server: ScriptedServer, **changes: Any) -> OpenAIResponsesModel:
 
 
 def ask(model: OpenAIResponsesModel, request: Request = ASK) -> Completion:
-    async def call() -> Completion:
-        try:
-            return await model.complete(request)
-        finally:
-            await model.aclose()
-
-    return asyncio.run(call())
+    return ask_once(model, request)
 
 
 def test_an_answer_is_read_whole(server: ScriptedServer) -> None:

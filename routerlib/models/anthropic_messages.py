@@ -13,14 +13,18 @@ Of the second the white space is taken off, and off the answer where the model r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from routerlib.errors import ModelError
-from routerlib.models.names import check_returned_model
-from routerlib.models.rate import NO_LIMIT, Rate
-from routerlib.models.reply_values import UNREADABLE, check_counts, make_unreadable_error
-from routerlib.models.transport import Backoff, Transport
+from routerlib.models.reply_values import (
+    UNREADABLE,
+    check_counts,
+    check_text,
+    make_unreadable_error,
+)
+from routerlib.models.served import ServedModel
+from routerlib.models.transport import Sdk
 from routerlib.records import Completion, EndedBy, Request
 from routerlib.steps import cut_at_stops
 
@@ -33,58 +37,22 @@ _ENDED_BY: dict[str, EndedBy] = {
 
 
 @dataclass(slots=True)
-class AnthropicModel:
-    """One model behind a server that speaks Anthropic's Messages protocol.
+class AnthropicModel(ServedModel):
+    """One model behind a server that speaks Anthropic's Messages protocol. Besides the
+    arguments of ``ServedModel``, whose ``base_url`` is the address without ``/v1``:
 
     Args:
-        id: the ``ModelCard.id`` under which answers are recorded.
-        base_url: the server's address without ``/v1``.
-        model_name: the name that the server knows the model by.
-        api_key_env: environment variable that holds the key, read at the first call; None for a
-            server that wants no key.
-        timeout_s: longest silence of the server within one try.
-        max_retries: tries after the first one.
-        backoff: waits between tries.
-        max_in_flight: open connections; further requests wait for one (and ``latency_s`` holds
-            that wait).
-        seed: of the jitter's generator.
-        also_named: further names that the server may answer under, whole.
-        rate: requests and tokens per minute that are kept.
         takes_temperature: whether a request's temperature is sent; some reasoning models refuse it.
         takes_blank_stops: whether stop sequences of white space alone are sent: Anthropic refuses
             them, local servers do not.
         thinking_tokens: what the model may write in thought, on top of a request's limit.
     """
 
-    id: str
-    base_url: str
-    model_name: str
-    api_key_env: str | None = None
-    timeout_s: float = 600.0
-    max_retries: int = 4
-    backoff: Backoff = field(default_factory=Backoff)
-    max_in_flight: int = 128
-    seed: int = 0
-    also_named: tuple[str, ...] = ()
-    rate: Rate = NO_LIMIT
+    sdk: ClassVar[Sdk] = "anthropic"
+
     takes_temperature: bool = True
     takes_blank_stops: bool = False
     thinking_tokens: int = 0
-    _transport: Transport = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._transport = Transport(
-            "anthropic",
-            self.model_name,
-            self.base_url,
-            self.api_key_env,
-            self.timeout_s,
-            self.max_retries,
-            self.backoff,
-            self.max_in_flight,
-            self.seed,
-            self.rate,
-        )
 
     async def complete(self, request: Request) -> Completion:
         """Return the model's answer; see ``Model.complete`` for the errors."""
@@ -103,14 +71,8 @@ class AnthropicModel:
                 latency_s=answer.latency_s,
                 retries=answer.retries,
             )
-            check_returned_model(
-                completion.returned_model, self.model_name, self.base_url, self.also_named
-            )
+            self._check_returned(completion.returned_model)
         return replace(completion, doubtful_tries=answer.doubtful_tries)
-
-    async def aclose(self) -> None:
-        """Close the connections; the next call opens new ones."""
-        await self._transport.aclose()
 
 
 def build_message_body(
@@ -204,9 +166,7 @@ def _read_text(content: Any) -> str:
             parts.append(block["text"])
         elif block["type"] not in ("thinking", "redacted_thinking"):
             raise ValueError(f"content of type {block['type']!r}")
-    text = "".join(parts)
-    text.encode()  # a lone surrogate could not be stored
-    return text
+    return check_text("".join(parts))
 
 
 def _read_count(value: Any) -> int:

@@ -11,13 +11,12 @@ the request itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 from routerlib.models.chat_reply import read_completion, read_text_score
-from routerlib.models.names import check_returned_model
-from routerlib.models.rate import NO_LIMIT, Rate
-from routerlib.models.transport import Backoff, Transport
+from routerlib.models.served import ServedModel
+from routerlib.models.transport import Sdk
 from routerlib.records import Completion, Message, Request, TextScore
 from routerlib.steps import cut_at_stops
 
@@ -25,27 +24,14 @@ Prefill = Literal["continue_final_message", "plain"]
 
 
 @dataclass(slots=True)
-class OpenAICompatibleModel:
-    """One model behind an OpenAI-compatible server.
+class OpenAICompatibleModel(ServedModel):
+    """One model behind an OpenAI-compatible server. Besides the
+    arguments of ``ServedModel``, whose ``base_url`` is the address up to and with ``/v1``:
 
     Args:
-        id: the ``ModelCard.id`` under which answers are recorded.
-        base_url: the server's address up to and with ``/v1``.
-        model_name: the name that the server knows the model by.
-        api_key_env: environment variable that holds the key, read at the first call; None for a
-            server that wants no key.
-        timeout_s: longest silence of the server within one try.
-        max_retries: tries after the first one.
         prefill: how the server is told to continue a trailing assistant message. vLLM needs
             ``continue_final_message``; llama.cpp does it unasked (``plain``), and repeats the
             prefill at the start of its text, which is taken off.
-        backoff: waits between tries.
-        max_in_flight: open connections; further requests wait for one (and ``latency_s`` holds
-            that wait).
-        seed: of the jitter's generator.
-        also_named: further names that the server may answer under, whole. ``model_name`` itself
-            and its dated snapshots (``gpt-x-2025-01-01`` of ``gpt-x``) are right without them.
-        rate: requests and tokens per minute that are kept.
         takes_seed: whether a request's seed is sent; some servers fail on one.
         takes_temperature: whether its temperature is; some reasoning models refuse it.
         takes_stops: whether its stop strings are. Where they are not, the model writes on, the text
@@ -57,39 +43,15 @@ class OpenAICompatibleModel:
         thinking_tokens: what a reasoning model may write in thought, on top of a request's limit.
     """
 
-    id: str
-    base_url: str
-    model_name: str
-    api_key_env: str | None = None
-    timeout_s: float = 600.0
-    max_retries: int = 4
+    sdk: ClassVar[Sdk] = "openai"
+
     prefill: Prefill = "continue_final_message"
-    backoff: Backoff = field(default_factory=Backoff)
-    max_in_flight: int = 128
-    seed: int = 0
-    also_named: tuple[str, ...] = ()
-    rate: Rate = NO_LIMIT
     takes_seed: bool = True
     takes_temperature: bool = True
     takes_stops: bool = True
     most_logprobs: int = 20
     limit_field: str = "max_tokens"
     thinking_tokens: int = 0
-    _transport: Transport = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._transport = Transport(
-            "openai",
-            self.model_name,
-            self.base_url,
-            self.api_key_env,
-            self.timeout_s,
-            self.max_retries,
-            self.backoff,
-            self.max_in_flight,
-            self.seed,
-            self.rate,
-        )
 
     async def complete(self, request: Request) -> Completion:
         """Return the model's answer; see ``Model.complete`` for the errors."""
@@ -103,9 +65,7 @@ class OpenAICompatibleModel:
                 latency_s=answer.latency_s,
                 retries=answer.retries,
             )
-            check_returned_model(
-                completion.returned_model, self.model_name, self.base_url, self.also_named
-            )
+            self._check_returned(completion.returned_model)
         completion = replace(completion, doubtful_tries=answer.doubtful_tries)
         return completion if self.takes_stops else cut_at_stops(completion, request.stop)
 
@@ -138,12 +98,8 @@ class OpenAICompatibleModel:
         answer = await self._transport.send("/completions", body)
         score = read_text_score(answer.reply, answer.retries)
         returned = str(answer.reply.get("model") or "")
-        check_returned_model(returned, self.model_name, self.base_url, self.also_named)
+        self._check_returned(returned)
         return score
-
-    async def aclose(self) -> None:
-        """Close the connections; the next call opens new ones."""
-        await self._transport.aclose()
 
 
 def build_body(request: Request, model_name: str, prefill: Prefill) -> dict[str, Any]:

@@ -11,13 +11,11 @@ earlier turn and begins a new one. Such a request is a ``ModelError`` and is not
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from routerlib.errors import ModelError, TransientModelError
-from routerlib.models.names import check_returned_model
 from routerlib.models.openai_compatible import list_messages
-from routerlib.models.rate import NO_LIMIT, Rate
 from routerlib.models.reply_values import (
     UNREADABLE,
     check_counts,
@@ -29,7 +27,8 @@ from routerlib.models.reply_values import (
     read_first_token_top,
     read_token_logprobs,
 )
-from routerlib.models.transport import Backoff, Transport
+from routerlib.models.served import ServedModel
+from routerlib.models.transport import Sdk
 from routerlib.records import Completion, EndedBy, Request
 from routerlib.steps import cut_at_stops
 
@@ -43,59 +42,22 @@ _PASSING = ("server_error", "rate_limit_exceeded")
 
 
 @dataclass(slots=True)
-class OpenAIResponsesModel:
-    """One model behind a server that speaks OpenAI's Responses API.
+class OpenAIResponsesModel(ServedModel):
+    """One model behind a server that speaks OpenAI's Responses API. Besides the
+    arguments of ``ServedModel``, whose ``base_url`` is the address up to and with ``/v1``:
 
     Args:
-        id: the ``ModelCard.id`` under which answers are recorded.
-        base_url: the server's address up to and with ``/v1``.
-        model_name: the name that the server knows the model by.
-        api_key_env: environment variable that holds the key, read at the first call; None for a
-            server that wants no key.
-        timeout_s: longest silence of the server within one try.
-        max_retries: tries after the first one.
-        backoff: waits between tries.
-        max_in_flight: open connections; further requests wait for one (and ``latency_s`` holds
-            that wait).
-        seed: of the jitter's generator.
-        also_named: further names that the server may answer under, whole. ``model_name`` itself
-            and its dated snapshots are right without them.
-        rate: requests and tokens per minute that are kept.
         takes_temperature: whether a request's temperature is sent; reasoning models refuse it.
         most_logprobs: alternatives of a token that may be asked for; 0 asks for no
             log-probabilities at all, which reasoning models refuse.
         thinking_tokens: what a reasoning model may write in thought, on top of a request's limit.
     """
 
-    id: str
-    base_url: str
-    model_name: str
-    api_key_env: str | None = None
-    timeout_s: float = 600.0
-    max_retries: int = 4
-    backoff: Backoff = field(default_factory=Backoff)
-    max_in_flight: int = 128
-    seed: int = 0
-    also_named: tuple[str, ...] = ()
-    rate: Rate = NO_LIMIT
+    sdk: ClassVar[Sdk] = "openai"
+
     takes_temperature: bool = True
     most_logprobs: int = 20
     thinking_tokens: int = 0
-    _transport: Transport = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._transport = Transport(
-            "openai",
-            self.model_name,
-            self.base_url,
-            self.api_key_env,
-            self.timeout_s,
-            self.max_retries,
-            self.backoff,
-            self.max_in_flight,
-            self.seed,
-            self.rate,
-        )
 
     async def complete(self, request: Request) -> Completion:
         """Return the model's answer; see ``Model.complete`` for the errors."""
@@ -108,9 +70,7 @@ class OpenAIResponsesModel:
                 latency_s=answer.latency_s,
                 retries=answer.retries,
             )
-            check_returned_model(
-                completion.returned_model, self.model_name, self.base_url, self.also_named
-            )
+            self._check_returned(completion.returned_model)
         return replace(completion, doubtful_tries=answer.doubtful_tries)
 
     def build_body(self, request: Request) -> dict[str, Any]:
@@ -137,10 +97,6 @@ class OpenAIResponsesModel:
             body["include"] = [INCLUDE_LOGPROBS]
             body["top_logprobs"] = min(sampling.top_logprobs, self.most_logprobs)
         return body
-
-    async def aclose(self) -> None:
-        """Close the connections; the next call opens new ones."""
-        await self._transport.aclose()
 
 
 def read_response(
