@@ -184,8 +184,10 @@ def test_the_readme_says_what_a_protocol_costs() -> None:
     assert set(table["n"]) == {100}
     assert accuracy["large", "prefill"] == pytest.approx(3 / 5, abs=0.03)
     assert accuracy["large", "dialogue"] == pytest.approx(1 / 2, abs=0.03)
+    assert accuracy["large", "continue_turn"] == pytest.approx(1 / 6, abs=0.02)
+    assert accuracy["large", "one_shot"] == pytest.approx(1 / 6, abs=0.03)
     for continuation in ("continue_turn", "one_shot"):
-        assert accuracy["large", continuation] == pytest.approx(1 / 6, abs=0.03)
+        assert accuracy["small", continuation] == 0
         assert table.loc[("large", continuation), "is_right_change_high"] < 0
 
 
