@@ -91,6 +91,8 @@ class Completion:
     server gives none; ``token_texts`` are the same tokens as texts. ``first_token_top`` holds
     (token, log-probability) pairs of the first generated token, most probable first. Of the
     ``retries`` that came before, ``doubtful_tries`` may have been billed although nothing came.
+    ``reasoning_tokens`` are those of the ``completion_tokens`` that the model wrote in thought and
+    billed, None when the server does not tell.
     """
 
     text: str
@@ -107,6 +109,7 @@ class Completion:
     retries: int = 0
     doubtful_tries: int = 0
     token_texts: tuple[str, ...] = ()
+    reasoning_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,8 @@ class Step:
     and no next state; it has tokens if its answer was refused, for those are billed.
     ``prompt_version`` names prompt and protocol (``continuations.name_prompt_version``).
     ``prompt_tokens`` includes ``shared_prompt_tokens``, the part of the prompt that all problems
-    share (system message and worked examples).
+    share (system message and worked examples). ``completion_tokens`` includes
+    ``reasoning_tokens``, written in thought, which are None when the server does not tell.
     """
 
     id: str
@@ -192,6 +196,7 @@ class Step:
     returned_model: str | None = None
     request_id: str | None = None
     error: str | None = None
+    reasoning_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

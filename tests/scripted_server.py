@@ -135,6 +135,9 @@ def build_response(text: str = "It is 2.", **changes: Any) -> dict[str, Any]:
             del target[key]
         else:
             target[key] = value
+    counts = [usage.get(f"{part}_tokens") for part in ("input", "output")]
+    if "usage_total_tokens" not in changes and all(isinstance(count, int) for count in counts):
+        usage["total_tokens"] = sum(counts)
     return reply
 
 

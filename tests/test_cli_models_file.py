@@ -168,6 +168,8 @@ def test_a_model_that_the_responses_api_alone_reaches(
     assert alone["accuracy"].tolist() == pytest.approx([1 / 3, 2 / 3])
     assert all(row["completion_tokens"] >= len(row["text"].split()) + 3 for row in large)
     assert any(row["completion_tokens"] > len(row["text"].split()) + 4 for row in large)
+    thought = {(row["model_id"], row["reasoning_tokens"]) for row in steps}
+    assert thought == {(SMALL, None), (LARGE, 3)}
     asked = [body for body in bench.large.http.bodies if "input" in body]
     assert min(body["max_output_tokens"] for body in asked) == 16  # the prompt was measured
     assert least_tokens == {SMALL: 1, LARGE: 16}

@@ -272,3 +272,15 @@ def test_other_credentials_of_the_environment_are_not_sent(
 def test_impossible_settings_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
         AnthropicModel("large", "http://127.0.0.1:1", "m", **changes)
+
+
+@pytest.mark.parametrize("details", [None, {}, {"thinking_tokens": 5}, {"thinking_tokens": 7}])
+def test_thought_is_told_apart(details: Any) -> None:
+    completion = read(make_reply("2", usage_output_tokens_details=details))
+    assert completion.completion_tokens == 7  # thought is a part of them
+    assert completion.reasoning_tokens == (details or {}).get("thinking_tokens")
+
+
+def test_more_thought_than_output_is_an_error() -> None:
+    with pytest.raises(ModelError, match="its cost is unknown"):
+        read(make_reply("2", usage_output_tokens_details={"thinking_tokens": 8}))

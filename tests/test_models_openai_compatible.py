@@ -430,6 +430,57 @@ def test_cached_tokens_are_counted() -> None:
     assert read(build_reply(usage=usage)).cached_prompt_tokens == 24
 
 
+@pytest.mark.parametrize(
+    ("completion", "details", "total", "written", "thought"),
+    [
+        (9, {"reasoning_tokens": 5}, 39, 9, 5),  # OpenAI: thought is a part
+        (4, {"reasoning_tokens": 5}, 39, 9, 5),  # xAI: it is counted apart
+        (4, None, 39, 9, 5),  # Google's compatible endpoint: only the total has it
+        (9, {"reasoning_tokens": 0}, 39, 9, 0),
+        (9, {"reasoning_tokens": 5}, None, 9, 5),
+        (9, {}, 39, 9, None),
+        (9, None, None, 9, None),
+    ],
+)
+def test_thought_is_billed_as_output_wherever_a_server_counts_it(
+    completion: int, details: Any, total: int | None, written: int, thought: int | None
+) -> None:
+    usage = {
+        "prompt_tokens": 30,
+        "completion_tokens": completion,
+        "completion_tokens_details": details,
+        "total_tokens": total,
+    }
+    found = read(build_reply(usage=usage))
+    assert (found.completion_tokens, found.reasoning_tokens) == (written, thought)
+
+
+@pytest.mark.parametrize(
+    ("completion", "reasoning", "total"), [(9, 5, 38), (9, 5, 40), (4, 5, 38), (9, None, 12)]
+)
+def test_a_total_that_nothing_adds_up_to_is_an_error(
+    completion: int, reasoning: int | None, total: int
+) -> None:
+    usage = {
+        "prompt_tokens": 30,
+        "completion_tokens": completion,
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+        "total_tokens": total,
+    }
+    with pytest.raises(ModelError, match=rf"{total} in total: its cost is unknown"):
+        read(build_reply(usage=usage))
+
+
+def test_more_thought_than_was_written_is_an_error() -> None:
+    usage = {
+        "prompt_tokens": 30,
+        "completion_tokens": 9,
+        "completion_tokens_details": {"reasoning_tokens": 10},
+    }
+    with pytest.raises(ModelError, match="its cost is unknown"):
+        read(build_reply(usage=usage))
+
+
 def test_another_returned_name_is_kept() -> None:
     completion = read(build_reply(model="served-name-2026-11-01"))
     assert completion.returned_model == "served-name-2026-11-01"

@@ -362,6 +362,15 @@ def test_details_may_be_left_out(details: Any) -> None:
     usage = {"usage_input_tokens_details": details, "usage_output_tokens_details": details}
     completion = read(build_response(**usage))
     assert (completion.cached_prompt_tokens, completion.completion_tokens) == (0, 9)
+    assert completion.reasoning_tokens is None
+
+
+def test_thought_is_told_apart_and_billed_wherever_it_is_counted() -> None:
+    assert read(build_response()).reasoning_tokens == 5
+    apart = read(build_response(usage_output_tokens=4, usage_total_tokens=39))
+    assert (apart.completion_tokens, apart.reasoning_tokens) == (9, 5)
+    with pytest.raises(ModelError, match="38 in total: its cost is unknown"):
+        read(build_response(usage_total_tokens=38))
 
 
 @pytest.mark.parametrize("reply", [None, [], {}, "text", {"status": "completed"}])

@@ -22,6 +22,7 @@ from routerlib.models.reply_values import (
     check_counts,
     check_text,
     make_unreadable_error,
+    read_reasoning,
 )
 from routerlib.models.served import ServedModel
 from routerlib.models.transport import Sdk
@@ -134,6 +135,7 @@ def read_message(
             _read_count(usage.get(f"cache_{kind}_input_tokens") or 0)
             for kind in ("creation", "read")
         )
+        thought = read_reasoning(usage, "output_tokens_details", "thinking_tokens")
     except UNREADABLE as failure:
         raise make_unreadable_error(failure, reply) from failure
     if not isinstance(stop_reason, str) or stop_reason not in _ENDED_BY:
@@ -141,12 +143,13 @@ def read_message(
             f"a reply that ended by {stop_reason!r}, where one of {', '.join(_ENDED_BY)} was "
             "expected"
         )
-    check_counts(text, uncached + made + cached, written)
+    check_counts(text, uncached + made + cached, written, tokens_seen=thought or 0)
     completion = Completion(
         text=text.removeprefix(_read_blank_end(request)),
         ended_by=_ENDED_BY[stop_reason],
         prompt_tokens=uncached + made + cached,
         completion_tokens=written,
+        reasoning_tokens=thought,
         cached_prompt_tokens=cached,
         token_logprobs=(),
         first_token_top=(),

@@ -15,12 +15,14 @@ from routerlib.models.reply_values import (
     UNREADABLE,
     check_counts,
     check_text,
+    count_written,
     get_usage,
     is_missing,
     make_refusal_error,
     make_unreadable_error,
     read_count,
     read_first_token_top,
+    read_reasoning,
     read_token_logprobs,
 )
 from routerlib.records import Completion, EndedBy, Request, TextScore
@@ -78,8 +80,13 @@ def _read(
         raise make_refusal_error(message["refusal"])
     usage = get_usage(reply, "prompt_tokens", "completion_tokens")
     text = text.removeprefix(echoed)
-    completion_tokens = read_count(usage["completion_tokens"])
     prompt_tokens = read_count(usage["prompt_tokens"])
+    completion_tokens, reasoning_tokens = count_written(
+        prompt_tokens,
+        read_count(usage["completion_tokens"]),
+        read_reasoning(usage, "completion_tokens_details"),
+        usage.get("total_tokens"),
+    )
     entries = (choice.get("logprobs") or {}).get("content") or []
     cached_tokens = read_count((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
     check_counts(
@@ -87,13 +94,14 @@ def _read(
         prompt_tokens,
         completion_tokens,
         cached_tokens=cached_tokens,
-        tokens_seen=len(entries),
+        tokens_seen=max(len(entries), reasoning_tokens or 0),
     )
     return Completion(
         text=text,
         ended_by=_read_ended_by(choice, entries, completion_tokens, request.stop),
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
+        reasoning_tokens=reasoning_tokens,
         cached_prompt_tokens=cached_tokens,
         token_logprobs=read_token_logprobs(entries),
         first_token_top=read_first_token_top(entries),

@@ -20,11 +20,13 @@ from routerlib.models.reply_values import (
     UNREADABLE,
     check_counts,
     check_text,
+    count_written,
     get_usage,
     make_refusal_error,
     make_unreadable_error,
     read_count,
     read_first_token_top,
+    read_reasoning,
     read_token_logprobs,
 )
 from routerlib.models.served import ServedModel
@@ -122,18 +124,22 @@ def read_response(
         text = check_text("".join(part["text"] for part in parts))
         entries = _list_tokens(parts)
         usage = get_usage(reply, "input_tokens", "output_tokens")
-        prompt_tokens, completion_tokens = (
-            read_count(usage[name]) for name in ("input_tokens", "output_tokens")
+        prompt_tokens = read_count(usage["input_tokens"])
+        completion_tokens, reasoning_tokens = count_written(
+            prompt_tokens,
+            read_count(usage["output_tokens"]),
+            read_reasoning(usage, "output_tokens_details"),
+            usage.get("total_tokens"),
         )
-        cached_tokens, thought_tokens = (
-            read_count((usage.get(f"{part}_tokens_details") or {}).get(name) or 0)
-            for part, name in (("input", "cached_tokens"), ("output", "reasoning_tokens"))
+        cached_tokens = read_count(
+            (usage.get("input_tokens_details") or {}).get("cached_tokens") or 0
         )
         completion = Completion(
             text=text,
             ended_by=_ENDED_BY[finish_reason],
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
+            reasoning_tokens=reasoning_tokens,
             cached_prompt_tokens=cached_tokens,
             token_logprobs=read_token_logprobs(entries),
             first_token_top=read_first_token_top(entries),
@@ -147,7 +153,7 @@ def read_response(
     except UNREADABLE as failure:
         raise make_unreadable_error(failure, reply) from failure
     # Some servers list the tokens of the thought too, so the two are not added up.
-    tokens_seen = max(len(entries), thought_tokens)
+    tokens_seen = max(len(entries), reasoning_tokens or 0)
     check_counts(
         text,
         prompt_tokens,

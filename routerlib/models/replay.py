@@ -61,6 +61,7 @@ def build_completion(step: Step) -> Completion:
         ended_by=step.ended_by,
         prompt_tokens=step.prompt_tokens,
         completion_tokens=step.completion_tokens,
+        reasoning_tokens=step.reasoning_tokens,
         cached_prompt_tokens=step.cached_prompt_tokens,
         token_logprobs=step.token_logprobs,
         first_token_top=step.first_token_top,

@@ -59,6 +59,38 @@ def check_counts(
         )
 
 
+def read_reasoning(
+    usage: Mapping[str, Any], part: str, name: str = "reasoning_tokens"
+) -> int | None:
+    """Return the tokens written in thought of the usage's ``part``, None when it does not tell."""
+    value = (usage.get(part) or {}).get(name)
+    return None if value is None else read_count(value)
+
+
+def count_written(
+    prompt_tokens: int, completion_tokens: int, reasoning_tokens: int | None, total_tokens: Any
+) -> tuple[int, int | None]:
+    """Return the tokens that were written, thought included, and those of thought.
+
+    OpenAI counts thought as a part of ``completion_tokens``; xAI counts it apart, and Google's
+    compatible endpoint in the total alone. All of them bill it as output, and the total (None where
+    there is none) tells which it is. Raises ModelError for a total that neither way adds up to.
+    """
+    if total_tokens is None:
+        return completion_tokens, reasoning_tokens
+    beyond = read_count(total_tokens) - prompt_tokens - completion_tokens
+    if beyond == 0:
+        return completion_tokens, reasoning_tokens
+    if beyond > 0 and (reasoning_tokens or beyond) == beyond:
+        return completion_tokens + beyond, beyond
+    thought = "" if reasoning_tokens is None else f" ({reasoning_tokens} of thought)"
+    raise ModelError(
+        f"a reply whose usage counts {prompt_tokens} prompt tokens and {completion_tokens} "
+        f"completion tokens{thought}, but {total_tokens} in total: its cost is unknown. Use a "
+        "server that counts"
+    )
+
+
 def make_refusal_error(refusal: Any) -> ModelError:
     """Return the error of a reply in which the model says that it will not answer."""
     return ModelError(

@@ -32,11 +32,12 @@ from pathlib import Path
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 
 from routerlib.errors import StoreError
 from routerlib.store.files import check_file, list_files
 from routerlib.store.reading import check_store
-from routerlib.store.schema import TABLES, make_schema
+from routerlib.store.schema import OPTIONAL_COLUMNS, TABLES, find_absent, make_schema
 
 DATABASE_NAME = "traces.duckdb"
 
@@ -277,17 +278,20 @@ def _make_select(root: Path, name: str) -> str:
     """SQL that selects all rows of a table: its files as they are now, or a table without rows."""
     paths = list_files(root, name)
     if not paths:
-        columns = (
-            f"NULL::{_get_sql_type(str(field.type))} AS {field.name}" for field in make_schema(name)
-        )
-        return f"SELECT {', '.join(columns)} WHERE false"
-    for path in paths:
-        check_file(path, name)  # named errors before duckdb's
+        return f"SELECT {', '.join(map(_make_null, make_schema(name)))} WHERE false"
+    columns = {column for path in paths for column in check_file(path, name)}  # named errors first
     pattern = str(root.resolve() / name / "*.parquet").replace("'", "''")
     latest = _LATEST_RUN if name == "runs" else ""
-    # Only problems have columns of their own; to unite columns duckdb opens every file first.
-    unite = "true" if name == "problems" else "false"
-    return f"SELECT * FROM read_parquet('{pattern}', union_by_name = {unite}) {latest}"
+    # To unite columns duckdb opens every file first, so only where files may have others.
+    absent = find_absent(name, columns)
+    may_differ = name == "problems" or len(absent) < len(OPTIONAL_COLUMNS.get(name, ()))
+    unite = "true" if may_differ else "false"
+    empty = "".join(f", {_make_null(make_schema(name).field(column))}" for column in absent)
+    return f"SELECT *{empty} FROM read_parquet('{pattern}', union_by_name = {unite}) {latest}"
+
+
+def _make_null(field: pa.Field) -> str:
+    return f"NULL::{_get_sql_type(str(field.type))} AS {field.name}"
 
 
 def _get_sql_type(arrow_type: str) -> str:

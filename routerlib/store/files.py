@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,12 +27,20 @@ import pyarrow.parquet as pq
 
 from routerlib.errors import CorruptFileError, SchemaVersionError, StoreError
 from routerlib.records import SCHEMA_VERSION
-from routerlib.store.schema import get_features, make_schema
+from routerlib.store.schema import (
+    drop_empty_columns,
+    find_absent,
+    get_features,
+    leave_out,
+    make_schema,
+)
 
 SHARD_PREFIX = "part-"
 LOCK_NAME = "writer.lock"
 _COMPRESSION_LEVEL = 9
 _BATCH_ROWS = 16_384
+
+_Rows = TypeVar("_Rows", pa.Table, pa.RecordBatch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +136,9 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write an Arrow table whole or not at all; equal rows and schema give equal bytes."""
-    whole = table.combine_chunks()
+    """Write an Arrow table whole or not at all; equal rows and schema give equal bytes. Optional
+    columns without a value are left out."""
+    whole = drop_empty_columns(table).combine_chunks()
     write_atomically(
         path,
         lambda hidden: pq.write_table(
@@ -149,7 +159,7 @@ def read_parquet(path: Path, name: str, columns: Sequence[str] | None = None) ->
     (gone meanwhile, another table, other columns).
     """
     with _open_parquet(path, name) as file:
-        return file.read(columns=None if columns is None else list(columns))
+        return _complete(file.read(columns=_choose(file, name, columns)), name, columns)
 
 
 def iterate_batches(
@@ -157,7 +167,8 @@ def iterate_batches(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of one file, some at a time. Errors as ``read_parquet``."""
     with _open_parquet(path, name) as file:
-        yield from file.iter_batches(_BATCH_ROWS, columns=None if columns is None else [*columns])
+        for batch in file.iter_batches(_BATCH_ROWS, columns=_choose(file, name, columns)):
+            yield _complete(batch, name, columns)
 
 
 def iterate_tables(
@@ -201,9 +212,28 @@ def _iterate(
             for number in range(file.metadata.num_row_groups)
         )
         groups = [number for number, span in enumerate(spans) if span is None or can_hold(*span)]
-        read = None if columns is None else list({*columns, key})
+        wanted = None if columns is None else list({*columns, key})
+        read = _choose(file, name, wanted)
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=read):
-            yield pa.Table.from_batches([batch])
+            yield _complete(pa.Table.from_batches([batch]), name, wanted)
+
+
+def _choose(file: pq.ParquetFile, name: str, columns: Collection[str] | None) -> list[str] | None:
+    """The columns to read from a file, which may lack optional ones; None for all."""
+    if columns is None:
+        return None
+    absent = find_absent(name, file.schema_arrow.names)
+    return [column for column in columns if column not in absent]
+
+
+def _complete(rows: _Rows, name: str, columns: Collection[str] | None) -> _Rows:
+    """Rows of a file with the optional columns that it lacks, empty; of ``columns`` alone."""
+    schema = make_schema(name)
+    for column in find_absent(name, rows.schema.names):
+        if columns is None or column in columns:
+            field = schema.field(column)
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    return rows
 
 
 def read_span(path: Path, name: str, key: str) -> tuple[str, str] | None:
@@ -246,10 +276,11 @@ def _open_parquet(path: Path, name: str) -> Iterator[pq.ParquetFile]:
         ) from error
 
 
-def check_file(path: Path, name: str) -> None:
-    """Raise the errors of ``read_parquet`` that can be found without reading rows."""
-    with _open_parquet(path, name):
-        pass
+def check_file(path: Path, name: str) -> list[str]:
+    """Return the names of a file's columns. Raises the errors of ``read_parquet`` that can be found
+    without reading rows."""
+    with _open_parquet(path, name) as file:
+        return list(file.schema_arrow.names)
 
 
 def _get_first_line(error: Exception) -> str:
@@ -269,6 +300,7 @@ def check_file_schema(path: Path, name: str, schema: pa.Schema) -> None:
     if table != name:
         raise StoreError(f"{path} is a file of table {table!r} in the folder of {name!r}: move it")
     expected = make_schema(name, get_features(schema.names) if name == "problems" else ())
+    expected = leave_out(expected, find_absent(name, schema.names))
     if not schema.equals(expected):
         different = sorted({str(f) for f in schema} ^ {str(f) for f in expected})
         raise StoreError(

@@ -150,6 +150,9 @@ def _check_step(step: Row, index: _Index) -> Iterator[str]:
         yield (
             f"has {step['cached_prompt_tokens']} cached of {step['prompt_tokens']} prompt tokens"
         )
+    thought = step["reasoning_tokens"]
+    if thought is not None and not 0 <= thought <= step["completion_tokens"]:
+        yield f"has {thought} reasoning of {step['completion_tokens']} completion tokens"
     if len(step["first_token_texts"]) != len(step["first_token_logprobs"]):
         yield "has first-token texts and log-probabilities of different lengths"
     if step["error"] is not None:

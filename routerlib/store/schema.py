@@ -2,8 +2,9 @@
 
 Invariants: a file holds exactly the columns of its table's schema, and says in its metadata which
 table and which schema version it belongs to, nothing else (no time, no machine), so that equal
-rows give equal bytes. Log-probabilities and latencies are rounded to ``DECIMALS`` decimals and
-kept as float32; everything else is kept exactly.
+rows give equal bytes; of ``OPTIONAL_COLUMNS`` it holds those in which a row has a value.
+Log-probabilities and latencies are rounded to ``DECIMALS`` decimals and kept as float32;
+everything else is kept exactly.
 """
 
 from __future__ import annotations
@@ -155,6 +156,7 @@ _COLUMNS: Mapping[str, Mapping[str, pa.DataType | tuple[pa.DataType, None]]] = {
         "returned_model": (_TEXT, None),
         "request_id": (_TEXT, None),
         "error": (_TEXT, None),
+        "reasoning_tokens": (_WHOLE, None),
     },
     "choices": {
         "step_id": _TEXT,
@@ -172,6 +174,11 @@ _COLUMNS: Mapping[str, Mapping[str, pa.DataType | tuple[pa.DataType, None]]] = {
         "latency_s": pa.float32(),
     },
 }
+
+
+# Columns that came after the first recordings. A file in which no row has a value leaves them out,
+# so files from before them are what would be written today; in memory every table has them.
+OPTIONAL_COLUMNS: Mapping[str, tuple[str, ...]] = {"steps": ("reasoning_tokens",)}
 
 
 def get_key(name: str, record: Record) -> tuple[str, ...]:
@@ -204,6 +211,26 @@ def _make_schema(name: str, features: tuple[str, ...]) -> pa.Schema:
     columns += [pa.field(FEATURE_PREFIX + feature, _REAL) for feature in features]
     metadata = {"routerlib.table": name, "routerlib.schema_version": str(SCHEMA_VERSION)}
     return pa.schema(columns, metadata=metadata)
+
+
+def leave_out(schema: pa.Schema, columns: Iterable[str]) -> pa.Schema:
+    """Return a schema without some of its columns."""
+    left_out = set(columns)
+    return pa.schema([f for f in schema if f.name not in left_out], metadata=schema.metadata)
+
+
+def find_absent(name: str, columns: Iterable[str]) -> list[str]:
+    """Return the optional columns of a table that are not among ``columns``, those of a file."""
+    present = set(columns)
+    return [column for column in OPTIONAL_COLUMNS.get(name, ()) if column not in present]
+
+
+def drop_empty_columns(table: pa.Table) -> pa.Table:
+    """Return a table of the store without the optional columns in which no row has a value."""
+    name = (table.schema.metadata or {}).get(b"routerlib.table", b"").decode()
+    optional = [c for c in OPTIONAL_COLUMNS.get(name, ()) if c in table.column_names]
+    empty = [c for c in optional if table[c].null_count == table.num_rows]
+    return table.drop_columns(empty) if empty else table
 
 
 def get_features(columns: Iterable[str]) -> list[str]:
