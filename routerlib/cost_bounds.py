@@ -20,25 +20,25 @@ import polars as pl
 from routerlib.costs import Lens
 from routerlib.errors import CalibrationError
 from routerlib.features import DecisionProtocol
-from routerlib.judge_prompts import JUDGE_PROMPTS
+from routerlib.judge_prompts import JUDGE_PROMPTS, count_question_bytes
 from routerlib.lattice import TraceTables
-from routerlib.lattice.rows import JUDGE_QUESTION
+from routerlib.lattice.rows import JUDGE_QUESTIONS, find_usefulness
 
 DEFAULT_PROBLEM_TOKENS = 512
-# No tokeniser makes more tokens than bytes of the keyword that follows the draft.
-QUESTION_TOKENS = len(JUDGE_PROMPTS[JUDGE_QUESTION].keyword.encode())
 
 
 @dataclass(frozen=True, slots=True)
 class TokenCaps:
     """What a recording allows: tokens of one step, of a tail, of the prompt that all problems share
-    and of a problem's own prompt; and of what the judge's prompts share, 0 without judgements."""
+    and of a problem's own prompt; of what the judge's prompts share, 0 without judgements, and of
+    the question about a draft."""
 
     step: int
     tail: int
     shared: int
     problem: int = DEFAULT_PROBLEM_TOKENS
     judge_shared: int = 0
+    question: int = count_question_bytes(JUDGE_PROMPTS[JUDGE_QUESTIONS[0]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +85,22 @@ def read_token_caps(
         tail=int(caps.get("tail", 0)),
         shared=int(np.asarray(steps["shared_prompt_tokens"].max())),
         problem=problem_tokens,
-        judge_shared=_read_judge_shared(tables.judgements, model_ids[-1]),
+        **_read_judge_caps(tables.judgements, model_ids[-1]),
     )
 
 
-def _read_judge_shared(judgements: pl.DataFrame | None, judge_id: str) -> int:
+def _read_judge_caps(judgements: pl.DataFrame | None, judge_id: str) -> dict[str, int]:
+    """The caps of a judge's prompts; none when it was asked nothing."""
     if judgements is None:
-        return 0
-    asked = judgements.filter(
-        (pl.col("judge_model_id") == judge_id) & (pl.col("question") == JUDGE_QUESTION)
-    )
-    return max(asked["shared_prompt_tokens"].to_list(), default=0)
+        return {}
+    asked = find_usefulness(judgements, judge_id)
+    if not len(asked):
+        return {}
+    question = JUDGE_PROMPTS[asked["question"][0]]
+    return {
+        "judge_shared": int(np.asarray(asked["shared_prompt_tokens"].max())),
+        "question": count_question_bytes(question),
+    }
 
 
 def compute_cost_caps(
@@ -127,7 +132,7 @@ def compute_cost_caps(
         if protocol == "probe":
             router += repeated.min() + (depth + 1) * completion[0]
     if protocol == "judge":
-        asked = (depth + 1) * QUESTION_TOKENS
+        asked = (depth + 1) * caps.question
         router += uncached[-1] * (caps.problem + 2 * steps + caps.tail + asked)
         router += cached[-1] * (depth + 1) * (caps.judge_shared + caps.problem + steps)
         router += completion[-1] * (depth + 1)

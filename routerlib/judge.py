@@ -24,13 +24,14 @@ from routerlib.judge_prompts import (
     JudgePrompt,
     build_judge_messages,
     compute_judge_score,
+    list_questions,
 )
 from routerlib.models.capabilities import Capabilities
 from routerlib.models.protocol import Model
 from routerlib.prompts import PROMPTS
 from routerlib.records import Judgement, ModelCard, Problem, Request, Run, Sampling
 from routerlib.runs import begin_run, end_run
-from routerlib.store import TraceWriter, load_table
+from routerlib.store import TraceIndex, TraceWriter, load_table
 
 LEAST_ALTERNATIVES = 2
 """Of one alternative alone an expected value would be what the model says, without its doubt."""
@@ -50,7 +51,7 @@ class JudgeConfig:
     author_id: str
     prompt_version: str = "short-lines-v1"
     continuation: Continuation = "prefill"
-    questions: tuple[str, ...] = ("usefulness-v1", "right-v1")
+    questions: tuple[str, ...] = list_questions()
     top_logprobs: int = 20
     concurrency: int = 128
     max_consecutive_failures: int = 20
@@ -82,12 +83,16 @@ class JudgeConfig:
 def fit_judge_config(config: JudgeConfig, judge_id: str, found: Capabilities) -> JudgeConfig:
     """Return the config with no more alternatives than the judge gives.
 
-    A score is an expected value over the alternatives of the token that goes on from a begun reply.
-    Raises ModelError for a model that cannot give one.
+    A score is an expected value over the alternatives of the answer's token. Raises ModelError for
+    a model that cannot give one, or not in the way in which it is asked.
     """
     lacks = []
-    if found.prefill == "none":
-        lacks.append("it does not continue a begun answer, as a judge is asked to")
+    begun = [name for name in config.questions if not JUDGE_PROMPTS[name].in_turn]
+    if found.prefill == "none" and begun:
+        lacks.append(
+            f"it does not continue a begun answer, as {' and '.join(begun)} ask it to (--question "
+            f"{' '.join(list_questions(in_turn=True))} ask in a turn)"
+        )
     if not found.logprobs:
         lacks.append("it gives no log-probabilities, of which a score is the expected value")
     elif found.top_logprobs < LEAST_ALTERNATIVES:
@@ -98,8 +103,8 @@ def fit_judge_config(config: JudgeConfig, judge_id: str, found: Capabilities) ->
     if lacks:
         raise ModelError(
             f"{judge_id} cannot judge: {'; '.join(lacks)} (`routerlib models check` says what it "
-            "refused). Use a judge that gives log-probabilities and continues a begun answer, such "
-            "as open weights behind vLLM or llama.cpp"
+            "refused). Use a judge that gives log-probabilities, such as open weights behind vLLM "
+            "or llama.cpp"
         )
     return replace(config, top_logprobs=min(config.top_logprobs, found.top_logprobs))
 
@@ -123,6 +128,17 @@ class Draft:
     step_id: str
     problem: Problem
     solution: str
+
+
+@dataclass(frozen=True, slots=True)
+class JudgePlan:
+    """What a run has to do: of the problems that are recorded, the number of drafts and of the
+    scores that are there, and the questions about drafts that are ``missing``."""
+
+    problems_recorded: int
+    drafts: int
+    scores_recorded: int
+    missing: list[tuple[Draft, JudgePrompt]]
 
 
 @dataclass(slots=True)
@@ -170,20 +186,14 @@ class Judge:
         the judge cannot be asked at all; StoreError when a problem or the judge's card is stored
         with other content, or the store cannot be written. What was recorded until then stays.
         """
-        recorded = self.writer.list_recorded(problems)
-        drafts = list_drafts(self.writer, recorded, self.config)
-        wanted = [(draft, name) for draft in drafts for name in self.config.questions]
-        missing = [
-            (draft, JUDGE_PROMPTS[name])
-            for draft, name in wanted
-            if not self.writer.has_judgement(draft.step_id, self.card.id, name)
-        ]
+        plan = plan_judgements(self.writer, problems, self.config, self.card.id)
+        missing = plan.missing
         self.report = JudgeReport(
             problems_total=len(problems),
-            problems_skipped=len(problems) - len(recorded),
-            drafts=len(drafts),
+            problems_skipped=len(problems) - plan.problems_recorded,
+            drafts=plan.drafts,
             calls_expected=len(missing),
-            recorded_before=len(wanted) - len(missing),
+            recorded_before=plan.scores_recorded,
             started=time.monotonic(),
         )
         self._on_change(self.report)
@@ -247,14 +257,35 @@ def make_judge_request(draft: Draft, question: JudgePrompt, config: JudgeConfig)
     )
 
 
+def plan_judgements(
+    traces: TraceWriter | TraceIndex,
+    problems: Sequence[Problem],
+    config: JudgeConfig,
+    judge_id: str,
+) -> JudgePlan:
+    """Return what is there and what is missing of a judge's scores; it asks nobody and writes
+    nothing. Raises StoreError when a problem is recorded with another text."""
+    recorded = traces.list_recorded(problems)
+    drafts = list_drafts(traces, recorded, config)
+    wanted = [(draft, name) for draft in drafts for name in config.questions]
+    missing = [
+        (draft, JUDGE_PROMPTS[name])
+        for draft, name in wanted
+        if not traces.has_judgement(draft.step_id, judge_id, name)
+    ]
+    return JudgePlan(len(recorded), len(drafts), len(wanted) - len(missing), missing)
+
+
 def list_drafts(
-    writer: TraceWriter, problems: Sequence[Problem], config: JudgeConfig
+    traces: TraceWriter | TraceIndex, problems: Sequence[Problem], config: JudgeConfig
 ) -> list[Draft]:
     """Return the drafts of recorded problems: every greedy step and tail of the author that
     succeeded, in the order of the problems, then of the texts."""
     by_id = {problem.id: problem for problem in problems}
+    if not problems:
+        return []
     rows = load_table(
-        writer.root,
+        traces.root,
         "steps",
         columns=["id", "problem_id", "next_state_id"],
         where=(pc.field("model_id") == config.author_id)
@@ -266,7 +297,7 @@ def list_drafts(
     ).to_pylist()
     drafts = []
     for row in rows:
-        reached = writer.get_state(row["next_state_id"])
+        reached = traces.get_state(row["next_state_id"])
         assert reached is not None, "the store's links were checked"
         drafts.append(Draft(row["id"], by_id[row["problem_id"]], reached.text))
     place = {problem.id: number for number, problem in enumerate(problems)}

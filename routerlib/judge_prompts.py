@@ -4,7 +4,9 @@ A judge reads the system message, the problem as the user's message, and the sol
 newest step last, as its own unfinished reply, which ends with the question's keyword. It writes one
 token, and the probabilities of that token's alternatives are the score. What all calls share comes
 first, then the problem, then the steps: a server with prefix caching reads a step once however
-many drafts follow it, and another question costs a few tokens more.
+many drafts follow it, and another question costs a few tokens more. A model that does not go on
+with a begun reply is asked in a turn: the user's message holds all of it, in the same order, and
+the first token of the judge's reply is its answer.
 
 Invariant: a question is frozen once judgements are recorded with it; a change is a new version.
 """
@@ -26,19 +28,26 @@ _SYSTEM = (
 )
 
 
+_SO_FAR = "\n\nThe solution so far:\n"
+_DIGITS = tuple((str(digit), digit / 9) for digit in range(10))
+_YES_OR_NO = (("yes", 1.0), ("no", 0.0))
+
+
 @dataclass(frozen=True, slots=True)
 class JudgePrompt:
     """A question with its version.
 
     ``keyword`` stands after the solution so far; the judge's next token is its answer.
     ``answers`` maps the tokens that count, lower case and without white space around them, to what
-    each is worth, in [0, 1].
+    each is worth, in [0, 1]. ``in_turn``: solution and keyword are the user's words, not a reply
+    that the judge began.
     """
 
     name: str
     system: str
     keyword: str
     answers: tuple[tuple[str, float], ...]
+    in_turn: bool = False
 
     def __post_init__(self) -> None:
         worths = dict(self.answers)
@@ -62,7 +71,21 @@ def build_judge_messages(
     messages = (Message("system", question.system), Message("user", problem_text))
     if not solution:
         return messages
-    return (*messages, Message("assistant", solution.rstrip() + question.keyword))
+    asked = solution.rstrip() + question.keyword
+    if question.in_turn:
+        return (messages[0], Message("user", f"{problem_text}{_SO_FAR}{asked}"))
+    return (*messages, Message("assistant", asked))
+
+
+def list_questions(*, in_turn: bool = False) -> tuple[str, ...]:
+    """Return the names of the questions that are asked in one of the two ways."""
+    return tuple(name for name, found in JUDGE_PROMPTS.items() if found.in_turn is in_turn)
+
+
+def count_question_bytes(question: JudgePrompt) -> int:
+    """Return the bytes of what is said beside instructions, problem and steps: no tokeniser makes
+    more tokens of it."""
+    return len((_SO_FAR if question.in_turn else "").encode() + question.keyword.encode())
 
 
 def compute_judge_score(
@@ -107,13 +130,27 @@ JUDGE_PROMPTS: dict[str, JudgePrompt] = {
             name="usefulness-v1",
             system=_SYSTEM,
             keyword="\n\nScore=",
-            answers=tuple((str(digit), digit / 9) for digit in range(10)),
+            answers=_DIGITS,
         ),
         JudgePrompt(
             name="right-v1",
             system=_SYSTEM,
             keyword="\n\nRight:",
-            answers=(("yes", 1.0), ("no", 0.0)),
+            answers=_YES_OR_NO,
+        ),
+        JudgePrompt(
+            name="usefulness-turn-v1",
+            system=_SYSTEM,
+            keyword="\n\nScore? Reply with one digit, nothing else.",
+            answers=_DIGITS,
+            in_turn=True,
+        ),
+        JudgePrompt(
+            name="right-turn-v1",
+            system=_SYSTEM,
+            keyword="\n\nRight? Reply yes or no, nothing else.",
+            answers=_YES_OR_NO,
+            in_turn=True,
         ),
     )
 }

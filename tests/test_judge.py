@@ -52,14 +52,17 @@ FOUND = Capabilities(
 
 
 def read_question(request: Request) -> str:
-    """The keyword that a request ends with; empty when a prompt is being measured."""
-    last = request.messages[-1]
-    return last.content.rpartition("\n\n")[2] if last.role == "assistant" else ""
+    """Which question a request ends with; empty when a prompt is being measured."""
+    keyword = request.messages[-1].content.rpartition("\n\n")[2]
+    if request.messages[-1].role == "assistant":
+        return keyword
+    in_turn = {"Score? ": SCORE, "Right? ": RIGHT}
+    return next((found for begin, found in in_turn.items() if keyword.startswith(begin)), "")
 
 
 def answer(request: Request) -> str:
     """3 and yes for what holds a 5, 9 and no for the rest."""
-    has_five = "5" in request.messages[-1].content
+    has_five = "5" in request.messages[-1].content.rpartition("The solution so far:")[2]
     return {"": "?", SCORE: "3" if has_five else "9", RIGHT: " Yes" if has_five else "no"}[
         read_question(request)
     ]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from scripted_server import Handler, ScriptedServer, answer_with, reply_with
 from test_cli_models_file import PRICES
-from test_judge import DRAFTS, FOUND, answer
+from test_judge import DRAFTS, FOUND, answer, read_question
 from test_models_capabilities import answer_chat, get_begun
 from tiny_models import (
     MODEL_IDS,
@@ -74,7 +74,7 @@ class JudgeServer:
             request = handler.read_request()
             words = sum(len(re.findall(r"\S+|\s+$", m.content)) for m in request.messages)
             self.billed_usd += (words * 1.0 + 1 * 10.0) / 1e6
-            if request.messages[-1].role == "assistant":
+            if read_question(request):
                 self.asked.append(request.messages[1].content + request.messages[-1].content)
                 self.top_logprobs.add(body["top_logprobs"])
         answer_with(answer)(handler)
@@ -168,6 +168,45 @@ def test_a_model_of_the_file_judges(bench: Bench, capsys: pytest.CaptureFixture[
     assert verify(bench.traces) == []
 
 
+def test_who_continues_no_begun_answer_is_asked_in_a_turn(bench: Bench, recorded: Path) -> None:
+    """The same scores come of it, under names of their own, and nothing is asked again."""
+    assert bench.judge() == 0
+    begun = bench.load_scores()
+    shutil.rmtree(bench.traces)
+    shutil.copytree(recorded / "traces", bench.traces)
+    bench.server.takes_prefill = False
+    bench.server.http.bodies.clear()
+    assert bench.judge() == 0
+    in_turn = bench.load_scores()
+    named = {(step_id, name.replace("-v1", "-turn-v1")): s for (step_id, name), s in begun.items()}
+    assert in_turn == named
+    asked = [body for body in bench.server.http.bodies if body.get("max_tokens") == 1]
+    assert len(asked) >= CALLS
+    assert all(body["messages"][-1]["role"] == "user" for body in asked)
+    before = len(bench.server.http.bodies)
+    assert bench.judge() == 0
+    assert len(bench.server.http.bodies) == before
+
+
+def test_a_dry_run_asks_nobody_and_tells_the_most_it_costs(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.write_models(prices=PRICED)
+    with TraceWriter(bench.traces):  # a recording may be running
+        assert bench.judge("--dry-run") == 0
+    said = capsys.readouterr().out
+    assert (
+        f"{DRAFTS} drafts of 3 problems (0 not recorded): 0 scores are there, {CALLS} calls" in said
+    )
+    most = float(re.search(r"at most (\S+) USD", said).group(1))  # type: ignore[union-attr]
+    assert bench.server.http.bodies == []
+    assert bench.judge() == 0
+    assert 0 < bench.server.billed_usd < most
+    capsys.readouterr()
+    assert bench.judge("--dry-run") == 0
+    assert f"{CALLS} scores are there, 0 calls are missing.\n" in capsys.readouterr().out
+
+
 def test_fewer_alternatives_than_a_score_likes(bench: Bench) -> None:
     bench.server.most = 5
     assert bench.judge() == 0
@@ -177,19 +216,29 @@ def test_fewer_alternatives_than_a_score_likes(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lack", "reason"),
+    ("lack", "more", "reason"),
     [
-        ({"most": 0}, "it gives no log-probabilities"),
-        ({"takes_prefill": False}, "it does not continue a begun answer"),
+        ({"most": 0}, (), "it gives no log-probabilities"),
+        ({"most": 0, "takes_prefill": False}, (), "it gives no log-probabilities"),
+        (
+            {"takes_prefill": False},
+            ("--question", "right-v1"),
+            "it does not continue a begun answer, as right-v1 ask it to (--question "
+            "usefulness-turn-v1 right-turn-v1 ask in a turn)",
+        ),
     ],
 )
 def test_who_cannot_judge_is_refused_before_any_call(
-    bench: Bench, capsys: pytest.CaptureFixture[str], lack: dict[str, Any], reason: str
+    bench: Bench,
+    capsys: pytest.CaptureFixture[str],
+    lack: dict[str, Any],
+    more: tuple[str, ...],
+    reason: str,
 ) -> None:
     for name, value in lack.items():
         setattr(bench.server, name, value)
     bench.write_models(prices=PRICED)
-    assert bench.judge("--max-usd", "5") == 1
+    assert bench.judge("--max-usd", "5", *more) == 1
     said = capsys.readouterr().err
     assert f"ModelError: {JUDGE} cannot judge: {reason}" in said
     assert "Use a judge that gives log-probabilities" in said

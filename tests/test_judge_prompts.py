@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import pytest
 from hypothesis import given
@@ -16,6 +16,8 @@ from routerlib.judge_prompts import (
     JudgePrompt,
     build_judge_messages,
     compute_judge_score,
+    count_question_bytes,
+    list_questions,
 )
 from routerlib.records import Message, compute_id
 
@@ -23,7 +25,12 @@ USEFULNESS, RIGHT = JUDGE_PROMPTS["usefulness-v1"], JUDGE_PROMPTS["right-v1"]
 TINY = JudgePrompt("tiny-v1", "Judge.", "\n\nGood:", (("yes", 1.0), ("no", 0.25)))
 
 # Recorded judgements depend on these: a change is a new version with an entry of its own.
-FROZEN = {"usefulness-v1": "afd084ea243d9d705472", "right-v1": "5a9b1e84da6bca96d099"}
+FROZEN = {
+    "usefulness-v1": "afd084ea243d9d705472",
+    "right-v1": "5a9b1e84da6bca96d099",
+    "usefulness-turn-v1": "58cbc3805690fe2d9c65",
+    "right-turn-v1": "6f2cdadfa6715bc17dff",
+}
 
 
 def make_top(*pairs: tuple[str, float]) -> list[tuple[str, float]]:
@@ -37,6 +44,26 @@ def test_the_chat_of_a_draft() -> None:
     asked = (*shared, Message("assistant", "It is 2.\nAnswer: 2\n\nGood:"))
     for solution in ("It is 2.\nAnswer: 2", "It is 2.\nAnswer: 2\n"):
         assert build_judge_messages(TINY, "1 + 1?", solution) == asked
+
+
+def test_the_chat_of_a_draft_in_a_turn() -> None:
+    """What all share comes first, then the problem and the steps, the question last."""
+    in_turn = replace(TINY, in_turn=True)
+    system = Message("system", "Judge.")
+    assert build_judge_messages(in_turn, "1 + 1?") == (system, Message("user", "1 + 1?"))
+    told = "1 + 1?\n\nThe solution so far:\nIt is 2.\nAnswer: 2\n\nGood:"
+    for solution in ("It is 2.\nAnswer: 2", "It is 2.\nAnswer: 2\n"):
+        asked = build_judge_messages(in_turn, "1 + 1?", solution)
+        assert asked == (system, Message("user", told))
+    more = len(told) - len("1 + 1?It is 2.\nAnswer: 2")
+    assert count_question_bytes(in_turn) == more
+    assert count_question_bytes(TINY) == len(TINY.keyword)
+
+
+def test_each_question_is_asked_in_both_ways() -> None:
+    for name, in_turn in zip(list_questions(), list_questions(in_turn=True), strict=True):
+        assert in_turn == name.replace("-v1", "-turn-v1")
+        assert JUDGE_PROMPTS[name].answers == JUDGE_PROMPTS[in_turn].answers
 
 
 def test_recorded_questions_are_frozen() -> None:

@@ -28,7 +28,7 @@ from routerlib.costs import Lens, compute_cost
 from routerlib.features import PROTOCOLS
 from routerlib.judge_prompts import JUDGE_PROMPTS
 from routerlib.lattice import TERMINAL, evaluate_probabilities, restrict_one_way
-from routerlib.lattice.rows import JUDGE_QUESTION
+from routerlib.lattice.rows import JUDGE_QUESTIONS
 
 LENS = Lens("toy", "tokens", np.array([[1.0, 0.0, 1.0], [3.0, 0.0, 3.0]]))
 SMALL, LARGE = 0, 1
@@ -173,7 +173,22 @@ def test_only_the_large_models_score_of_usefulness_counts() -> None:
     np.testing.assert_array_equal(
         more.fields["judge_usefulness"], lattice.fields["judge_usefulness"]
     )
-    assert JUDGE_QUESTION in JUDGE_PROMPTS
+    assert [JUDGE_PROMPTS[name].in_turn for name in JUDGE_QUESTIONS] == [False, True]
+
+
+def test_a_judge_that_is_asked_in_a_turn_counts_as_well() -> None:
+    tables = make_hand_tables()
+    assert tables.judgements is not None
+    in_turn = tables.judgements.with_columns(question=pl.lit("usefulness-turn-v1"))
+    alone = build(replace(tables, judgements=in_turn), ("small", "large"), 2)
+    np.testing.assert_array_equal(alone.ledger["judge"], build_hand_lattice().ledger["judge"])
+    lower = in_turn.with_columns(score=pl.lit(0.0))
+    both = build(
+        replace(tables, judgements=pl.concat([lower, tables.judgements])), ("small", "large"), 2
+    )
+    np.testing.assert_array_equal(
+        both.fields["judge_usefulness"], build_hand_lattice().fields["judge_usefulness"]
+    )
 
 
 def test_where_one_model_is_left_nothing_is_judged() -> None:

@@ -49,6 +49,7 @@ LAYERS = (
 LAYER_OF = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 
 RECORDING = {"collect", "judge", "prompt_scores", "serve", "collect_command", "cli"} | {
+    "judge_command",
     "score_command",
     "price_estimate",
     "models_command",

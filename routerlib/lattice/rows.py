@@ -22,7 +22,8 @@ from routerlib.records import StepKind, compute_state_id
 KINDS: tuple[StepKind, ...] = ("step", "tail")
 IS_ROOT = (pl.col("text") == "") & ~pl.col("is_terminal")
 # The question of ``judge_prompts`` whose answer protocol ``judge`` shows and bills.
-JUDGE_QUESTION = "usefulness-v1"
+JUDGE_QUESTIONS = ("usefulness-v1", "usefulness-turn-v1")
+"""What routers may ask a judge about a draft: the first of these that it was asked counts."""
 
 IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float64]
@@ -272,11 +273,20 @@ def _count_kept_tokens(steps: pl.DataFrame) -> FloatArray:
     return np.where(is_kept, steps["completion_tokens"].to_numpy(), 0).astype(np.float64)
 
 
+def find_usefulness(judgements: pl.DataFrame, judge_id: str) -> pl.DataFrame:
+    """Return the rows of one judge's answers to the first of ``JUDGE_QUESTIONS`` that it was
+    asked; none when it was asked none."""
+    own = judgements.filter(pl.col("judge_model_id") == judge_id)
+    asked = set(own["question"].unique().to_list())
+    question = next((name for name in JUDGE_QUESTIONS if name in asked), JUDGE_QUESTIONS[0])
+    return own.filter(pl.col("question") == question)
+
+
 def _get_judgements(
     judgements: pl.DataFrame | None, step_ids: pl.Series, judge_id: str
 ) -> dict[str, FloatArray]:
-    """Return score and tokens, (R,) each, of one model's answers to ``JUDGE_QUESTION`` about the
-    steps; NaN where it was not asked."""
+    """Return score and tokens, (R,) each, of one model's scores of usefulness of the steps; NaN
+    where it was not asked."""
     columns = {
         "judge_score": "score",
         "judge_prompt_tokens": "prompt_tokens",
@@ -285,9 +295,9 @@ def _get_judgements(
     }
     if judgements is None:
         return {name: np.full(len(step_ids), np.nan) for name in columns}
-    answers = judgements.filter(
-        (pl.col("judge_model_id") == judge_id) & (pl.col("question") == JUDGE_QUESTION)
-    ).select("step_id", *(pl.col(c).cast(pl.Float64).alias(name) for name, c in columns.items()))
+    answers = find_usefulness(judgements, judge_id).select(
+        "step_id", *(pl.col(c).cast(pl.Float64).alias(name) for name, c in columns.items())
+    )
     asked = step_ids.to_frame("step_id").join(
         answers, on="step_id", how="left", maintain_order="left", validate="m:1"
     )

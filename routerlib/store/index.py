@@ -18,7 +18,7 @@ from typing import TypeVar
 import pyarrow.compute as pc
 
 from routerlib.errors import StoreError
-from routerlib.records import ProblemRow, State
+from routerlib.records import Problem, ProblemRow, State
 from routerlib.store.files import check_file, iterate_tables, list_files, read_parquet
 from routerlib.store.reading import check_store
 from routerlib.store.schema import TABLES, Record, Row, get_key, make_record
@@ -42,6 +42,7 @@ class TraceIndex:
     """
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         if root.is_dir():
             check_store(root, TABLES)
         self._paths = {name: list_files(root, name) for name in reversed(TABLES)}
@@ -72,6 +73,20 @@ class TraceIndex:
                     record: Record = make_record(name, row)
                     _add_once(name, self.remarks[name], get_key(name, record), record)
         self._opened |= new
+
+    def list_recorded(self, problems: Iterable[Problem]) -> list[Problem]:
+        """Open these problems and return those that are recorded. Raises StoreError when one is
+        recorded with another text."""
+        asked = list(problems)
+        self.open_problems(problem.id for problem in asked)
+        recorded = [problem for problem in asked if problem.id in self.problems]
+        for problem in recorded:
+            if self.problems[problem.id].text_sha256 != problem.text_sha256:
+                raise StoreError(
+                    f"problem {problem.id} was recorded with another text: give the benchmark "
+                    f"files that it was recorded from; the text now is {problem.text!r:.80}"
+                )
+        return recorded
 
     def open_all(self) -> None:
         """Read what is recorded of all problems: memory for the whole store."""
@@ -123,6 +138,10 @@ class TraceIndex:
         """Return the state that a step of an open problem reached, None when none succeeded."""
         next_state_id = self.next_state_ids.get(step_id)
         return None if next_state_id is None else self.states.get(next_state_id)
+
+    def has_judgement(self, step_id: str, judge_model_id: str, question: str) -> bool:
+        """Say whether a step of an open problem was judged."""
+        return (step_id, judge_model_id, question) in self.remarks["judgements"]
 
     def sum_tokens(self) -> tuple[int, int, int]:
         """Return the number of successful steps of all problems, and their completion and prompt

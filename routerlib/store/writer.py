@@ -102,17 +102,7 @@ class TraceWriter:
     def list_recorded(self, problems: Iterable[Problem]) -> list[Problem]:
         """Open these problems and return those that are recorded. Raises StoreError when one is
         recorded with another text."""
-        asked = list(problems)
-        self.open_problems(problem.id for problem in asked)
-        known: dict[str, ProblemRow] = self._records["problems"]
-        recorded = [problem for problem in asked if problem.id in known]
-        for problem in recorded:
-            if known[problem.id].text_sha256 != problem.text_sha256:
-                raise StoreError(
-                    f"problem {problem.id} was recorded with another text: give the benchmark "
-                    f"files that it was recorded from; the text now is {problem.text!r:.80}"
-                )
-        return recorded
+        return self._index.list_recorded(problems)
 
     def recorded_steps(self) -> Set[str]:
         """Return the ids of all steps that have a successful row, a live view; it opens all
@@ -174,7 +164,7 @@ class TraceWriter:
 
     def has_judgement(self, step_id: str, judge_model_id: str, question: str) -> bool:
         """Say whether a step of an open problem was judged."""
-        return (step_id, judge_model_id, question) in self._records["judgements"]
+        return self._index.has_judgement(step_id, judge_model_id, question)
 
     def add_choice(self, choice: Choice) -> None:
         """Add a behaviour policy's decision; nothing happens when it is there. Raises StoreError
