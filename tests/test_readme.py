@@ -6,7 +6,6 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -102,9 +101,11 @@ def test_the_readme_says_why_the_gain_is_no_larger() -> None:
     assert billed.loc["gsm8k", "position_only"] == pytest.approx(1 / 8, abs=0.02)
     assert len(billed) == 6
     assert (billed["default"] - billed["position_only"] < 0.03).all()
-    assert (free["position_only"] < 0.06).all()
+    assert free.loc["math", "position_only"] == pytest.approx(1 / 10, abs=0.02)
+    assert (free["position_only"].drop("math") < 0.06).all()
     alone = told.xs("problem_only", level="features").xs("flops", level="lens")
-    assert set(alone.index[alone["low"] > 0]) == {"math"}
+    assert len(alone) == 6
+    assert not (alone["low"] > 0).any()
     leads = pd.read_csv(paths.FIGURES / "ceilings.csv").set_index("decisions")["oracle_over_chord"]
     assert 1.7 < leads[6] / leads[1] < 2.0
 
@@ -131,7 +132,13 @@ def test_the_readme_says_what_other_benchmarks_say() -> None:
     benchmarks = pd.read_csv(paths.FIGURES / "benchmarks.csv")
     n_problems = benchmarks["factor"].str.extract(r"\((\d+) test")[0].astype(int)
     benchmarks = benchmarks[n_problems > 20]
-    generated = benchmarks[~benchmarks["benchmark"].isin(["gsm8k", "math500"])]
+    omni = benchmarks[benchmarks["benchmark"] == "omni_math_rule"]
+    assert set(n_problems[omni.index]) == {50}
+    omni = omni.set_index("level")
+    assert not (omni["low"] > 0).any()
+    assert omni.loc["learned (before)", "high"] > 0
+    from_files = ["gsm8k", "math500", "omni_math_rule"]
+    generated = benchmarks[~benchmarks["benchmark"].isin(from_files)]
     assert generated["benchmark"].nunique() == 4
     assert set(n_problems[generated.index]) == {150}
     exception = {("chain_sum_4x2", "TRIM-Agg")}  # of processors that differ in rounding
@@ -143,9 +150,9 @@ def test_the_readme_says_what_other_benchmarks_say() -> None:
     assert lenses["lens"].nunique() == 3
     assert "higher" not in set(lenses["verdict"])
     on_math = benchmarks[benchmarks["benchmark"] == "math500"]
-    assert set(n_problems[on_math.index]) == {40}
+    assert set(n_problems[on_math.index]) == {100}
     on_math = on_math.set_index("level")
-    assert on_math.loc["learned (before)", "value"] == pytest.approx(0.07, abs=0.005)
+    assert on_math.loc["learned (before)", "value"] == pytest.approx(0.08, abs=0.005)
     assert (on_math.loc[["learned (before)", "query-level classifier"], "low"] > 0).all()
     solo = pd.read_csv(paths.FIGURES / "all_results.csv")
     solo = solo[(solo["router"] == "always small") & (solo["metric"] == "accuracy")]
@@ -161,14 +168,18 @@ def test_the_readme_says_what_transfers() -> None:
     text = " ".join(README.read_text(encoding="utf-8").split())
     assert f"({len(foreign)} pairs were looked at)" in text
     assert len(foreign) >= 20
-    arithmetic = "tested on basic_arithmetic_4x1"
+    lucky = {
+        ("tested on basic_arithmetic_4x1", "trained on simple_equations_3x2"),
+        ("tested on omni_math_rule", "trained on chain_sum_6x3"),
+    }
     assert set(foreign.index[foreign["low"] > 0]) == {
         ("tested on math500", "trained on gsm8k"),
         ("tested on gsm8k", "trained on math"),
-        *((arithmetic, f"trained on {name}") for name in ("gsm8k", "math", "simple_equations_3x2")),
+        *lucky,
     }
     assert foreign.loc["tested on math500", "trained on gsm8k"]["verdict"] == "not distinguishable"
-    assert table.loc[arithmetic, "trained on basic_arithmetic_4x1"]["low"] <= 0
+    at_home = table[table["verdict"] == "reference"]["low"].groupby("factor").first()
+    assert all(at_home[tested] <= 0 for tested, _ in lucky)
 
 
 def test_the_readme_says_what_a_judge_and_a_cascade_bring() -> None:
@@ -202,7 +213,8 @@ def test_the_readme_says_what_a_bill_counts() -> None:
     models = bill[bill["item"] != "reward model"].groupby("router")["share"].sum()
     by_reward = ["process reward", "TRIM-Agg", "TRIM-POMDP"]
     assert (models[by_reward] > 1.0).all()
-    assert np.allclose(whole[by_reward], 2.5, atol=0.15)
+    assert whole[by_reward].min() == pytest.approx(2.3, abs=0.05)
+    assert whole[by_reward].max() == pytest.approx(2.5, abs=0.05)
     assert whole["learned (before)"] == pytest.approx(0.8, abs=0.05)
     pairs = pd.read_csv(paths.FIGURES / "price_pairs.csv")
     assert len(pairs) == 7
