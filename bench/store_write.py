@@ -22,7 +22,7 @@ from bench.measurement import Measurement
 from routerlib.records import State, Step
 from routerlib.store import TraceWriter, load_table
 from routerlib.store.files import list_files
-from routerlib.store.schema import make_record, make_row, make_table
+from routerlib.store.schema import make_record, make_row, make_schema, make_table
 
 
 def measure_store_write(
@@ -38,6 +38,7 @@ def measure_store_write(
         seconds["copy"].append(time_copy(tables))
     rates = {name: count / statistics.median(times) for name, times in seconds.items()}
     columns = count_column_bytes(list_files(root, "steps"))
+    columns.update(dict.fromkeys(make_schema("steps").names, 0))  # one that no file has takes none
     rows = load_table(root, "steps", columns=["id"]).num_rows
     per_step = {name: size / rows for name, size in columns.most_common()}
     return [

@@ -118,7 +118,8 @@ def _make_steps(
         "attempt": 0, "run_id": "synthetic", "kind": "step", "sample_index": 0,
         "prompt_version": "synthetic-v1", "temperature": 0.0, "max_tokens": 100,
         "ended_by": "delimiter", "completion_tokens": _TOKENS, "cached_prompt_tokens": 0,
-        "shared_prompt_tokens": 800, "finish_reason": "stop", "retries": 0, "error": None,
+        "shared_prompt_tokens": 800, "reasoning_tokens": None, "finish_reason": "stop",
+        "retries": 0, "error": None,
     }  # fmt: skip
     setting = {"kind": "step", "temperature": 0.0, "max_tokens": 100, "delimiter": DELIMITER}
     steps: dict[str, Any] = {name: [value] * rows for name, value in constant.items()}
