@@ -74,6 +74,7 @@ PASSING = {
     "malformed JSON": (send(b"<html>" + POISONED), "not JSON"),
     "truncated JSON": (send(POISONED[:-1]), "not JSON"),
     "no content": (send(b""), "not JSON"),
+    "brackets without end": (send(b"[" * 100_000), "not JSON"),
 }
 LASTING = {
     "400": (fail_with(400), "status 400"),
@@ -84,6 +85,23 @@ LASTING = {
         poison(usage={"prompt_tokens": float("nan"), "completion_tokens": 1}),
         "a token count is nan",
     ),
+    "usage without end": (
+        poison(usage={"prompt_tokens": float("inf"), "completion_tokens": 1}),
+        "a token count is inf",
+    ),
+    "usage beyond the store": (
+        poison(usage={"prompt_tokens": 3_000_000_000, "completion_tokens": 1}),
+        "a token count is 3000000000",
+    ),
+    "a total without end": (
+        poison(usage={"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": float("inf")}),
+        "a token count is inf",
+    ),
+    "a log-probability beyond floats": (
+        poison(choice_logprobs={"content": [{"token": "Answer", "logprob": -(10**400)}]}),
+        "a value that cannot be read",
+    ),
+    "half a character": (send(b'"\\ud83d"'), "without a choice"),
     "another model": (poison(model="gpt-other"), "'tiny-small' and answered as 'gpt-other'"),
     "no model": (poison(model=...), "'tiny-small' and answered as ''"),
     "filtered": (poison(choice_finish_reason="content_filter"), "ended by 'content_filter'"),
@@ -205,6 +223,18 @@ def test_a_fault_that_stays_is_a_row_with_an_error(
 
     assert collect(tmp_path, faulty).errors == 0  # the server is well again
     assert load_answers(tmp_path) == undisturbed
+
+
+def test_half_a_character_beside_an_answer_loses_no_answer(
+    faulty: FaultyServer, tmp_path: Path
+) -> None:
+    tokens = [entry("Answer", -0.1, ("Answer", -0.1), ("\ud83d", -2.5)), entry("\n", -0.1)]
+    faulty.fault = poison(choice_logprobs={"content": tokens}, id="\ud83d")
+    faulty.times = 1
+    assert collect(tmp_path, faulty).errors == 0
+    (row,) = [r for r in load_table(tmp_path, "steps").to_pylist() if r["text"] == POISON + "\n"]
+    assert (row["first_token_texts"], row["request_id"]) == (["Answer", "?"], "?")
+    assert verify(tmp_path) == []
 
 
 def test_an_answer_with_nan_logprobs_is_kept_without(faulty: FaultyServer, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from routerlib.models.reply_values import (
     UNREADABLE,
     check_counts,
     check_text,
+    clean_text,
     make_unreadable_error,
     read_reasoning,
 )
@@ -154,8 +155,8 @@ def read_message(
         token_logprobs=(),
         first_token_top=(),
         finish_reason=stop_reason,
-        returned_model=str(reply.get("model") or ""),
-        request_id=request_id or str(reply.get("id") or ""),
+        returned_model=clean_text(reply.get("model")),
+        request_id=request_id or clean_text(reply.get("id")),
         latency_s=latency_s,
         retries=retries,
     )

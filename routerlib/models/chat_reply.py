@@ -15,6 +15,7 @@ from routerlib.models.reply_values import (
     UNREADABLE,
     check_counts,
     check_text,
+    clean_text,
     count_written,
     get_usage,
     is_missing,
@@ -75,7 +76,7 @@ def _read(
         text = check_text(message.get("content") or "")
         finish_reason = choice["finish_reason"]
     except (KeyError, IndexError, TypeError, AttributeError) as failure:
-        raise ModelError(f"a reply without a choice: {str(reply)[:300]}") from failure
+        raise ModelError(f"a reply without a choice: {str(reply)[:300]!r}") from failure
     if message.get("refusal") and not text:
         raise make_refusal_error(message["refusal"])
     usage = get_usage(reply, "prompt_tokens", "completion_tokens")
@@ -106,11 +107,11 @@ def _read(
         token_logprobs=read_token_logprobs(entries),
         first_token_top=read_first_token_top(entries),
         finish_reason=finish_reason,
-        returned_model=str(reply.get("model") or ""),
-        request_id=request_id or str(reply.get("id") or ""),
+        returned_model=clean_text(reply.get("model")),
+        request_id=request_id or clean_text(reply.get("id")),
         latency_s=latency_s,
         retries=retries,
-        token_texts=tuple(str(entry.get("token", "")) for entry in entries),
+        token_texts=tuple(clean_text(entry.get("token")) for entry in entries),
     )
 
 
@@ -123,7 +124,7 @@ def read_text_score(reply: Any, retries: int) -> TextScore:
     try:
         entries = reply["choices"][0].get("prompt_logprobs")
     except (LookupError, TypeError, AttributeError) as failure:
-        raise ModelError(f"a reply without a choice: {str(reply)[:300]}") from failure
+        raise ModelError(f"a reply without a choice: {str(reply)[:300]!r}") from failure
     if not isinstance(entries, list) or not entries:
         raise ModelError(
             f"a reply without log-probabilities of the prompt (prompt_logprobs is {entries!r}): "

@@ -20,6 +20,7 @@ from routerlib.models.reply_values import (
     UNREADABLE,
     check_counts,
     check_text,
+    clean_text,
     count_written,
     get_usage,
     make_refusal_error,
@@ -144,11 +145,11 @@ def read_response(
             token_logprobs=read_token_logprobs(entries),
             first_token_top=read_first_token_top(entries),
             finish_reason=finish_reason,
-            returned_model=str(reply.get("model") or ""),
-            request_id=request_id or str(reply.get("id") or ""),
+            returned_model=clean_text(reply.get("model")),
+            request_id=request_id or clean_text(reply.get("id")),
             latency_s=latency_s,
             retries=retries,
-            token_texts=tuple(str(entry.get("token", "")) for entry in entries),
+            token_texts=tuple(clean_text(entry.get("token")) for entry in entries),
         )
     except UNREADABLE as failure:
         raise make_unreadable_error(failure, reply) from failure

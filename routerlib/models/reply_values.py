@@ -16,7 +16,10 @@ from routerlib.errors import ModelError
 PLACEHOLDER_LOGPROB = -9999.0
 """Servers write this where they have no log-probability (OpenAI, vLLM)."""
 
-UNREADABLE = (LookupError, TypeError, ValueError, AttributeError)
+MOST_TOKENS = 2**31 - 1
+"""The largest count of tokens that the store's columns hold."""
+
+UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading a reply raises where a value is missing or of another kind."""
 
 
@@ -106,15 +109,24 @@ def check_text(text: Any) -> str:
     return text
 
 
+def clean_text(text: Any) -> str:
+    """Return a text that only accompanies an answer, such as a token or an id, in a form that can
+    be stored: what is no character becomes a question mark; nothing at all is the empty text."""
+    return str(text or "").encode(errors="replace").decode()
+
+
 def read_count(value: Any) -> int:
     """Return a count of tokens. Raises ValueError for what is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"a token count is {value!r}")
+    if not 0 <= value <= MOST_TOKENS:
+        raise ValueError(f"a token count is {value!r:.40}")
     return int(value)
 
 
 def is_missing(logprob: Any) -> bool:
-    """Say whether this stands where a server has no log-probability."""
+    """Say whether this stands where a server has no log-probability. Raises OverflowError for a
+    whole number too large for one."""
     if not isinstance(logprob, int | float) or not math.isfinite(logprob):
         return True
     return logprob <= PLACEHOLDER_LOGPROB
@@ -130,7 +142,7 @@ def read_first_token_top(entries: Sequence[Any]) -> tuple[tuple[str, float], ...
     """Return the first token's alternatives, most probable first, placeholders left out."""
     top = (entries[0].get("top_logprobs") or []) if entries else []
     pairs = [
-        (str(entry["token"]), float(entry["logprob"]))
+        (clean_text(entry["token"]), float(entry["logprob"]))
         for entry in top
         if not is_missing(entry.get("logprob"))
     ]

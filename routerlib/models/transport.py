@@ -195,7 +195,7 @@ class Transport:
             ) from failure
         try:
             reply = json.loads(response.content)
-        except ValueError as failure:
+        except (ValueError, RecursionError) as failure:  # the latter of brackets without end
             start = self._hide_key(response.text)[:200]
             raise _RetryableError(
                 f"answered with what is not JSON: {start!r} (cut off on its way, or base_url is "
