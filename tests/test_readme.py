@@ -101,7 +101,7 @@ def test_the_readme_says_why_the_gain_is_no_larger() -> None:
     assert billed.loc["gsm8k", "position_only"] == pytest.approx(1 / 8, abs=0.02)
     assert len(billed) == 6
     assert (billed["default"] - billed["position_only"] < 0.03).all()
-    assert free.loc["math", "position_only"] == pytest.approx(1 / 10, abs=0.02)
+    assert free.loc["math", "position_only"] == pytest.approx(1 / 15, abs=0.01)
     assert (free["position_only"].drop("math") < 0.06).all()
     alone = told.xs("problem_only", level="features").xs("flops", level="lens")
     assert len(alone) == 6
@@ -133,10 +133,11 @@ def test_the_readme_says_what_other_benchmarks_say() -> None:
     n_problems = benchmarks["factor"].str.extract(r"\((\d+) test")[0].astype(int)
     benchmarks = benchmarks[n_problems > 20]
     omni = benchmarks[benchmarks["benchmark"] == "omni_math_rule"]
-    assert set(n_problems[omni.index]) == {50}
+    assert set(n_problems[omni.index]) == {100}
     omni = omni.set_index("level")
-    assert not (omni["low"] > 0).any()
-    assert omni.loc["learned (before)", "high"] > 0
+    named = ["learned (before)", "query-level classifier"]
+    assert set(omni.index[omni["low"] > 0]) == set(named)
+    assert omni.loc[named, "value"].tolist() == pytest.approx([0.02, 0.02], abs=0.005)
     from_files = ["gsm8k", "math500", "omni_math_rule"]
     generated = benchmarks[~benchmarks["benchmark"].isin(from_files)]
     assert generated["benchmark"].nunique() == 4
@@ -150,10 +151,10 @@ def test_the_readme_says_what_other_benchmarks_say() -> None:
     assert lenses["lens"].nunique() == 3
     assert "higher" not in set(lenses["verdict"])
     on_math = benchmarks[benchmarks["benchmark"] == "math500"]
-    assert set(n_problems[on_math.index]) == {100}
+    assert set(n_problems[on_math.index]) == {200}
     on_math = on_math.set_index("level")
-    assert on_math.loc["learned (before)", "value"] == pytest.approx(0.08, abs=0.005)
-    assert (on_math.loc[["learned (before)", "query-level classifier"], "low"] > 0).all()
+    assert on_math.loc[named, "value"].tolist() == pytest.approx([0.065, 0.06], abs=0.002)
+    assert (on_math.loc[named, "low"] > 0).all()
     solo = pd.read_csv(paths.FIGURES / "all_results.csv")
     solo = solo[(solo["router"] == "always small") & (solo["metric"] == "accuracy")]
     of_sets = solo[(solo["lens"] == "flops") & solo["benchmark"].isin(generated["benchmark"])]
@@ -170,16 +171,18 @@ def test_the_readme_says_what_transfers() -> None:
     assert len(foreign) >= 20
     lucky = {
         ("tested on basic_arithmetic_4x1", "trained on simple_equations_3x2"),
-        ("tested on omni_math_rule", "trained on chain_sum_6x3"),
+        ("tested on omni_math_rule", "trained on simple_equations_3x2"),
     }
     assert set(foreign.index[foreign["low"] > 0]) == {
         ("tested on math500", "trained on gsm8k"),
+        ("tested on omni_math_rule", "trained on gsm8k"),
         ("tested on gsm8k", "trained on math"),
         *lucky,
     }
-    assert foreign.loc["tested on math500", "trained on gsm8k"]["verdict"] == "not distinguishable"
+    for tested in ("tested on math500", "tested on omni_math_rule"):
+        assert foreign.loc[tested, "trained on gsm8k"]["verdict"] == "not distinguishable"
     at_home = table[table["verdict"] == "reference"]["low"].groupby("factor").first()
-    assert all(at_home[tested] <= 0 for tested, _ in lucky)
+    assert at_home["tested on basic_arithmetic_4x1"] <= 0
 
 
 def test_the_readme_says_what_a_judge_and_a_cascade_bring() -> None:
