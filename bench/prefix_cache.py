@@ -9,7 +9,7 @@ itself saves the tokens of its own steps, so the ratio can be below 1.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -30,39 +30,58 @@ SIMULATIONS = (
 )
 """Order of calls, tokens of a block, tokens that the cache holds (None: it never forgets)."""
 
+_COUNTED = ("calls", "prompt_tokens", "recomputed_tokens", "unique_tokens")
+
 
 def measure_prefix_cache(root: Path) -> list[Measurement]:
-    """Return the ratio of the store at ``root`` for each model, with simulated ones beside it."""
+    """Return the ratio of the store at ``root`` for each model, with simulated ones beside it: sums
+    over its prompts, each with a tree and a cache of its own."""
     found = []
-    for model_id, calls in sorted(load_calls(root).items()):
-        lengths = group_lengths(calls)
-        shared = max(call.shared_tokens for call in calls)
-        unique = count_unique_tokens(shared, lengths.values())
-        recomputed = sum(call.prompt_tokens - call.cached_tokens for call in calls)
+    for model_id, by_prompt in sorted(load_calls(root).items()):
+        ratios: dict[str, float] = {}
+        sums: dict[str, float] = defaultdict(float)
+        for prompt, calls in sorted(by_prompt.items()):
+            counts = count_tokens(calls)
+            ratios[prompt] = counts["recomputed_tokens"] / counts["unique_tokens"]
+            for name, count in counts.items():
+                sums[name] += count
+        unique = sums["unique_tokens"]
         detail = {
-            "calls": len(calls),
-            "prompt_tokens": sum(call.prompt_tokens for call in calls),
-            "recomputed_tokens": recomputed,
-            "unique_tokens": unique,
-            "recomputed_tokens_per_call": recomputed / len(calls),
-            "unique_tokens_per_call": unique / len(calls),
+            **{name: sums[name] for name in _COUNTED},
+            "recomputed_tokens_per_call": sums["recomputed_tokens"] / sums["calls"],
+            "unique_tokens_per_call": unique / sums["calls"],
+            "ratio_by_prompt": ratios,
             "simulated_ratios": {
-                f"{order}, {block} tokens a block, cache of {capacity or 'all'} tokens": simulate(
-                    arrange(calls, order), lengths, shared, block, capacity
-                )
-                / unique
-                for order, block, capacity in SIMULATIONS
+                name: total / unique for name, total in sums.items() if name not in _COUNTED
             },
         }
         found.append(
             Measurement(
                 f"prefix cache: recomputed / unique, {model_id}",
-                recomputed / unique,
+                sums["recomputed_tokens"] / unique,
                 at_most=1.3,
                 detail=detail,
             )
         )
     return found
+
+
+def count_tokens(calls: Sequence[Call]) -> dict[str, float]:
+    """Count what one model's calls with one prompt took, and would have taken in each of
+    ``SIMULATIONS``."""
+    lengths = group_lengths(calls)
+    shared = max(call.shared_tokens for call in calls)
+    return {
+        "calls": len(calls),
+        "prompt_tokens": sum(call.prompt_tokens for call in calls),
+        "recomputed_tokens": sum(call.prompt_tokens - call.cached_tokens for call in calls),
+        "unique_tokens": count_unique_tokens(shared, lengths.values()),
+    } | {
+        f"{order}, {block} tokens a block, cache of {capacity or 'all'} tokens": simulate(
+            arrange(calls, order), lengths, shared, block, capacity
+        )
+        for order, block, capacity in SIMULATIONS
+    }
 
 
 def arrange(calls: Sequence[Call], order: str) -> list[Call]:

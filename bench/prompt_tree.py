@@ -15,6 +15,7 @@ from routerlib.store import load_table
 
 _STEP_COLUMNS = (
     "model_id",
+    "prompt_version",
     "problem_id",
     "state_id",
     "next_state_id",
@@ -38,12 +39,13 @@ class Call:
     shared_tokens: int
 
 
-def load_calls(root: Path) -> dict[str, list[Call]]:
-    """Load the answered calls of each model (model id -> calls), level by level."""
+def load_calls(root: Path) -> dict[str, dict[str, list[Call]]]:
+    """Load the answered calls of each model with each prompt (model id -> prompt version -> calls),
+    level by level. Prompts of one version share their beginning, those of two may share nothing."""
     states = load_table(root, "states", columns=("id", "text", "depth"))
     texts = dict(zip(states["id"].to_pylist(), states["text"].to_pylist(), strict=True))
     depths = dict(zip(states["id"].to_pylist(), states["depth"].to_pylist(), strict=True))
-    calls: dict[str, list[Call]] = defaultdict(list)
+    calls: dict[str, dict[str, list[Call]]] = defaultdict(lambda: defaultdict(list))
     for step in load_table(root, "steps", columns=_STEP_COLUMNS).to_pylist():
         if step["next_state_id"] is not None:
             call = Call(
@@ -55,8 +57,11 @@ def load_calls(root: Path) -> dict[str, list[Call]]:
                 step["cached_prompt_tokens"],
                 step["shared_prompt_tokens"],
             )
-            calls[step["model_id"]].append(call)
-    return {model_id: sorted(found, key=lambda c: c.depth) for model_id, found in calls.items()}
+            calls[step["model_id"]][step["prompt_version"]].append(call)
+    return {
+        model_id: {prompt: sorted(found, key=lambda c: c.depth) for prompt, found in by.items()}
+        for model_id, by in calls.items()
+    }
 
 
 def group_lengths(calls: Iterable[Call]) -> dict[str, dict[str, int]]:

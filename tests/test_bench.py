@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from tiny import add_records, make_tiny_records
 
 from bench import __main__ as command
 from bench import store_scale
@@ -20,8 +21,8 @@ from bench.store_scale import OPERATIONS, main, measure_store_scale, read_peak_m
 from bench.store_write import measure_store_write
 from bench.synthetic_store import count_problems, write_synthetic_store
 from routerlib.models.scripted import build_completion
-from routerlib.records import Completion, Request
-from routerlib.store import compact, load_table, verify
+from routerlib.records import Completion, Request, Step
+from routerlib.store import TraceWriter, compact, load_table, verify
 
 
 def make_call(text: str, next_text: str, prompt_tokens: int, problem: str = "p") -> Call:
@@ -55,6 +56,27 @@ def test_prefix_cache_of_the_tiny_store(tiny_store: Path) -> None:
         assert found.detail["calls"] == 10
         assert found.detail["recomputed_tokens"] == found.detail["prompt_tokens"]  # none cached
         assert found.is_met is False
+
+
+def test_prompts_that_share_less_have_a_tree_of_their_own(tiny_store: Path) -> None:
+    """A second prompt with a longer shared beginning changes nothing for the first."""
+    before = measure_prefix_cache(tiny_store)
+    longer = [
+        replace(r, prompt_version="long-v1", shared_prompt_tokens=90, prompt_tokens=100)
+        if isinstance(r, Step)
+        else r
+        for r in make_tiny_records("train")
+    ]
+    with TraceWriter(tiny_store) as writer:
+        add_records(writer, longer)
+    after = measure_prefix_cache(tiny_store)
+    for one, both in zip(before, after, strict=True):
+        (prompt,) = one.detail["ratio_by_prompt"]
+        assert both.detail["ratio_by_prompt"][prompt] == one.value
+        assert len(both.detail["ratio_by_prompt"]) == 2
+        assert both.detail["calls"] == 2 * one.detail["calls"]
+        of_the_longer = 90 + 3 * (100 - 90)  # no text is longer than another of its problem
+        assert both.detail["unique_tokens"] == one.detail["unique_tokens"] + of_the_longer
 
 
 @dataclass
