@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from routerlib.benchmarks import GENERATED_BENCHMARKS
+from routerlib.calls import count_shared_tokens
 from routerlib.collect_rows import (
     fill_refused_step,
     fill_step,
@@ -269,8 +270,8 @@ class Collector:
         """Count the tokens that all prompts share, with one call for each model and run."""
         model = self.models[model_index]
         if model.id not in self._shared_prompt_tokens:
-            answer = await model.complete(make_shared_request(self.config, model_index))
-            self._shared_prompt_tokens[model.id] = answer.prompt_tokens
+            request = make_shared_request(self.config, model_index)
+            self._shared_prompt_tokens[model.id] = await count_shared_tokens(model, request)
 
     async def _expand(self, expansion: Expansion) -> None:
         """Ask for an expansion, and again after an answer that its protocol refuses."""

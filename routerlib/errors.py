@@ -24,7 +24,10 @@ class ModelError(RouterlibError):
 
     ``doubtful_tries`` counts the tries of the call that may have been billed: those that were
     answered without counts of tokens, or of which nobody knows whether they were answered.
+    ``status_code`` is the HTTP status of a server that refused the request, else None.
     """
+
+    status_code: int | None = None
 
     doubtful_tries: int = 1
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 
 import pyarrow.compute as pc
 
-from routerlib.calls import CallReport, make_calls
+from routerlib.calls import CallReport, count_shared_tokens, make_calls
 from routerlib.continuations import CONTINUATIONS, Continuation, name_prompt_version
 from routerlib.errors import ModelError
 from routerlib.judge_prompts import (
@@ -243,10 +243,9 @@ class Judge:
         """Count the tokens that the prompts of a question share, with one call."""
         if question.name not in self._shared_prompt_tokens:
             messages = build_judge_messages(question, "")
-            answer = await self.model.complete(
-                Request(messages, Sampling(max_tokens=1, top_logprobs=0))
-            )
-            self._shared_prompt_tokens[question.name] = answer.prompt_tokens
+            request = Request(messages, Sampling(max_tokens=1, top_logprobs=0))
+            shared = await count_shared_tokens(self.model, request)
+            self._shared_prompt_tokens[question.name] = shared
 
 
 def make_judge_request(draft: Draft, question: JudgePrompt, config: JudgeConfig) -> Request:

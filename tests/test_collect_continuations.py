@@ -186,3 +186,26 @@ def test_two_protocols_of_one_model_must_be_told_apart(tmp_path: Path) -> None:
         prompt_version="short-lines-v1+one_shot",
     )
     assert coverage(named).complete.all()
+
+
+def refuse_empty_messages(request: Request) -> None:
+    if not all(message.content for message in request.messages):
+        refusal = ModelError("status 400: all messages must have non-empty content")
+        refusal.status_code = 400
+        raise refusal
+
+
+@pytest.mark.parametrize("pair", [(), *PAIRS])
+def test_a_server_that_takes_no_empty_message_counts_what_is_shared(
+    tmp_path: Path, pair: Pair | tuple[()]
+) -> None:
+    """Anthropic's does not; without it a run would end at its first call."""
+    config = replace(CONFIG, continuations=pair)
+    collect(tmp_path / "a", make_tiny_models(), config)
+    collect(tmp_path / "b", make_tiny_models(before=refuse_empty_messages), config)
+    shared = [
+        {(row["id"], row["shared_prompt_tokens"]) for row in load_rows(tmp_path / name, "steps")}
+        for name in "ab"
+    ]
+    assert shared[0] == shared[1]
+    assert len(shared[0]) == LATTICE_CALLS

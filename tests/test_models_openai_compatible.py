@@ -231,6 +231,7 @@ def test_a_refused_request_is_not_retried(server: ScriptedServer) -> None:
     with pytest.raises(ModelError, match="status 400") as caught:
         ask(make_model(server))
     assert not isinstance(caught.value, TransientModelError)
+    assert caught.value.status_code == 400
     assert len(server.bodies) == 1
 
 

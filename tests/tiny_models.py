@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tiny import EXPANSIONS, LARGE, SMALL, TEXTS, make_card, make_problems
 
+from routerlib.calls import LETTER
 from routerlib.errors import ModelError
 from routerlib.models import ScriptedModel
 from routerlib.records import Completion, ModelCard, Problem, Request
@@ -32,7 +33,7 @@ _STEPS = {(TEXTS[number][0], prefix): texts for number, prefix, *texts in EXPANS
 
 def write_solution(model_index: int, problem_text: str, prefix: str) -> str:
     """What a model writes from a prefix to its end: its steps, one after the other."""
-    if not problem_text:  # the prompt is being measured
+    if problem_text in ("", LETTER):  # the prompt is being measured
         return "?"
     written = ""
     while (problem_text, prefix + written) in _STEPS and "Answer:" not in written:

@@ -184,9 +184,11 @@ class Transport:
                 is_doubtful = failure.status_code >= 500  # a gateway may have lost an answer
                 raise _RetryableError(reason, retry_after_s, is_doubtful=is_doubtful) from None
             # The SDK's own error holds the server's words as they came, a repeated key too.
-            raise ModelError(
+            refusal = ModelError(
                 f"{self.model_name} at {self.base_url} refused the request with {reason}"
-            ) from None
+            )
+            refusal.status_code = failure.status_code
+            raise refusal from None
         except sdk.APIConnectionError as failure:
             cause = failure.__cause__ or failure
             name = type(cause).__name__
