@@ -289,7 +289,10 @@ class Collector:
                     continuation, answer, expansion.state.text, expansion.kind, rule
                 )
             except StepRefusedError as refusal:
-                self._record_failure(expansion, refusal, answer, is_final=left == 0)
+                is_final = left == 0 or continuation == "prefill"  # which has no turn to say so
+                self._record_failure(expansion, refusal, answer, is_final=is_final)
+                if is_final:
+                    return
                 request = build_correction(request, answer.text, str(refusal))
                 continue
             self._calls[model.id] += 1

@@ -205,6 +205,8 @@ def read_continuation(
             several steps where one was asked for.
     """
     if continuation == "prefill":
+        if not completion.text and completion.ended_by == "length":
+            raise StepRefusedError("it holds no text, all its tokens went into thought")
         return completion
     written = completion.text
     start, end = _skip_white_space(written, 0), len(written)

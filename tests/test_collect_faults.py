@@ -225,6 +225,22 @@ def test_a_fault_that_stays_is_a_row_with_an_error(
     assert load_answers(tmp_path) == undisturbed
 
 
+def test_an_answer_all_in_thought_is_a_billed_failure(
+    faulty: FaultyServer, tmp_path: Path, undisturbed: list[list[dict[str, Any]]]
+) -> None:
+    """It would lead from a state to itself; a begun answer has no turn in which to complain."""
+    faulty.fault = poison(choice_message={"content": None}, choice_finish_reason="length")
+    faulty.times = 1
+    report = collect(tmp_path, faulty)
+    assert (report.errors, report.refused) == (1, 0)
+    (row,) = [r for r in load_table(tmp_path, "steps").to_pylist() if r["error"] is not None]
+    assert row["error"].startswith("StepRefusedError: it holds no text")
+    assert row["completion_tokens"] == 4
+    assert verify(tmp_path) == []
+    assert collect(tmp_path, faulty).errors == 0
+    assert load_answers(tmp_path) == undisturbed
+
+
 def test_half_a_character_beside_an_answer_loses_no_answer(
     faulty: FaultyServer, tmp_path: Path
 ) -> None:

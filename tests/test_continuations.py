@@ -264,3 +264,11 @@ def test_a_well_behaved_model_writes_the_same_by_every_protocol(
         texts.add((got.text, got.ended_by))
         assert len(got.token_logprobs) <= got.completion_tokens
     assert texts == {(solution[done], "eos" if done == len(lines) else "delimiter")}
+
+
+def test_a_begun_answer_may_end_at_once_but_not_run_out_of_tokens() -> None:
+    blank = replace(build_completion("x", ask("prefill"), "m"), text="", completion_tokens=9)
+    ended = replace(blank, ended_by="eos")
+    assert read_continuation("prefill", ended, PREFIX, "step", RULE) == ended
+    with pytest.raises(StepRefusedError, match="all its tokens went into thought"):
+        read_continuation("prefill", replace(blank, ended_by="length"), PREFIX, "step", RULE)
