@@ -20,6 +20,7 @@ from routerlib.model_options import (
     add_models_file_option,
     add_spending_option,
     at_least,
+    check_recorded,
     choose_continuation,
     find_capabilities,
     find_model,
@@ -121,6 +122,8 @@ def run_collect(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as opened:
         writer = opened.enter_context(TraceWriter(options.traces))
         known = load_capabilities(options.traces)
+        for model in named:
+            check_recorded(options, model)
         found = {
             model.card.id: find_capabilities(model, known)
             for model in named

@@ -245,6 +245,29 @@ def find_capabilities(named: NamedModel, recorded: Mapping[str, Capabilities]) -
     return run_cancellable(probe())
 
 
+def check_recorded(options: argparse.Namespace, named: NamedModel) -> None:
+    """Raise ModelFileError where the store has answers of another model under the name of a table,
+    whose ``model`` was changed since: two models would be taken for one."""
+    import pyarrow.compute as pc
+
+    from routerlib.models.names import is_same_model
+    from routerlib.store import load_table
+
+    root = options.traces
+    if named.entry is None or not (root / "manifest.json").is_file():
+        return
+    name, aliases = named.entry.model_name, getattr(options, f"{named.role}_alias")
+    own = pc.field("model_id") == named.card.id
+    rows = load_table(root, "steps", columns=["returned_model"], where=own)
+    for returned in rows["returned_model"].drop_null().unique().to_pylist():
+        if not is_same_model(returned, name, aliases):
+            raise ModelFileError(
+                f"{root} has steps of [{named.card.id}] that {returned!r} wrote, and the table now "
+                f"names {name!r}: give the new model a table of its own or another --traces, or, "
+                f"if both are one model, name the old one with --{named.role}-alias"
+            )
+
+
 def load_capabilities(root: Path) -> dict[str, Capabilities]:
     """Return what the runs of a store found that models can do, by ``ModelCard.id``, the latest
     for each; nothing where there is no store yet."""

@@ -204,6 +204,27 @@ def test_what_a_model_can_do_is_stored_and_not_asked_again(bench: Bench) -> None
     assert len(bench.load_rows("steps")) == LATTICE_CALLS
 
 
+def test_another_model_under_the_same_name_is_refused(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def name_models(model_name: str) -> None:
+        bench.write_models(more=f'model = "{model_name}"\n')
+
+    name_models("gpt-x")
+    assert bench.collect("--limit", "1") == 0
+    recorded = bench.load_rows("steps")
+    name_models("gpt-y")
+    probes = bench.small.probes, bench.large.probes
+    assert bench.collect() == 1
+    said = capsys.readouterr().err
+    assert f"steps of [{SMALL}] that 'gpt-x' wrote, and the table now names 'gpt-y'" in said
+    assert bench.load_rows("steps") == recorded
+    assert (bench.small.probes, bench.large.probes) == probes
+    aliases = ("--small-alias", "gpt-x", "--large-alias", "gpt-x")
+    assert bench.collect(*aliases) == 0
+    assert len(bench.load_rows("steps")) == LATTICE_CALLS
+
+
 def test_a_protocol_may_be_named(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.collect("--large-continuation", "one_shot") == 0
     versions = {row["prompt_version"] for row in bench.load_rows("steps")}
