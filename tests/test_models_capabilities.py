@@ -14,6 +14,7 @@ from scripted_server import (
     Handler,
     ResponsesApi,
     ScriptedServer,
+    ask_once,
     build_reply,
     build_response,
     entry,
@@ -27,8 +28,10 @@ from routerlib.cli import main
 from routerlib.errors import ModelError, TransientModelError
 from routerlib.models import Backoff
 from routerlib.models.capabilities import BEGUN, Capabilities, probe_capabilities
-from routerlib.models.model_file import Api
+from routerlib.models.clients import make_client
+from routerlib.models.model_file import Api, load_model_file
 from routerlib.models.transport import Sdk, Transport
+from routerlib.records import Message, Request, Sampling
 
 ANSWER = "The capital of France is Paris."
 Play = Callable[[dict[str, Any]], dict[str, Any] | str]  # a reply, or why it is refused
@@ -113,14 +116,55 @@ def test_a_vllm_server(server: ScriptedServer) -> None:
 
 @pytest.mark.parametrize("ending", ["is.", "\u00eds."])
 def test_a_llamacpp_server_repeats_what_was_begun(server: ScriptedServer, ending: str) -> None:
-    def play(body: dict[str, Any]) -> dict[str, Any] | str:
-        if "continue_final_message" in body:
-            return "unknown field"
-        return answer_chat(body, BEGUN + ending if get_begun(body) else ANSWER)
+    """It ignores ``continue_final_message`` and continues anyway."""
+
+    def play(body: dict[str, Any]) -> dict[str, Any]:
+        return answer_chat(body, get_begun(body) + ending if get_begun(body) else ANSWER)
 
     found = probe(server, play)
     assert found.prefill == "plain"
     assert not found.reports_cached_tokens
+    assert found.refusals == {}
+    begun = [body for body in server.bodies if get_begun(body)]
+    assert ["continue_final_message" in body for body in begun] == [True, False]
+
+
+def test_an_engine_that_repeats_what_was_begun_only_where_it_is_told_to_continue(
+    server: ScriptedServer,
+) -> None:
+    """Then no client would take off what is repeated: it counts as no continuation."""
+
+    def play(body: dict[str, Any]) -> dict[str, Any]:
+        return answer_chat(body, BEGUN + "is." if "continue_final_message" in body else ANSWER)
+
+    assert probe(server, play).prefill == "none"
+
+
+def test_what_the_probe_finds_of_a_llamacpp_server_fits_its_client(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    """A step comes back without what was begun in front of it."""
+
+    def play(body: dict[str, Any]) -> dict[str, Any]:
+        return answer_chat(body, get_begun(body) + "is." if get_begun(body) else ANSWER)
+
+    found = probe(server, play)
+    path = tmp_path / "models.toml"
+    table = f'[mine]\nprovider = "openai-compatible"\nmodel = "m"\nbase_url = "{server.url}"\n'
+    path.write_text(table)
+    client = make_client(load_model_file(path)["mine"], found, max_in_flight=1)
+    messages = (Message("user", "Which city?"), Message("assistant", BEGUN))
+    assert ask_once(client, Request(messages, Sampling())).text == "is."
+
+
+def test_a_server_that_refuses_the_field_is_asked_without_it(server: ScriptedServer) -> None:
+    def play(body: dict[str, Any]) -> dict[str, Any] | str:
+        if "continue_final_message" in body:
+            return "unknown field"
+        return answer_chat(body, "is." if get_begun(body) else ANSWER)
+
+    found = probe(server, play)
+    assert found.prefill == "plain"
     assert "unknown field" in found.refusals["prefill, continue_final_message"]
 
 

@@ -203,7 +203,10 @@ class _ChatProbe(_Probe):
         }
         for way, more in ways.items():
             found = await self.ask(f"prefill, {way}", more, BEGUN)
-            if found is not None and _continues(found.text.removeprefix(BEGUN)):
+            # llama.cpp ignores the first way and repeats what was begun, which only the client of
+            # the second takes off.
+            echoed = BEGUN if way == "plain" else ""
+            if found is not None and _continues(found.text.removeprefix(echoed)):
                 return way
         return "none"
 
