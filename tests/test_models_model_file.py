@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from routerlib import paths
+from routerlib.cli import main
 from routerlib.costs import make_lens
 from routerlib.errors import ModelFileError, UnpricedModelError
 from routerlib.models.model_file import PROVIDERS, load_model_file
@@ -143,6 +144,31 @@ def test_a_key_in_the_file_is_refused_and_not_repeated(tmp_path: Path, field: st
     with pytest.raises(ModelFileError, match=r"api_key_env|environment") as caught:
         load_model_file(path)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://secret-1@example.com/v1",
+        "https://user:secret-1@example.com/v1",
+        "https://user:secret/1@example.com/v1",
+        "user:secret-1@example.com/v1",
+        "https://example.com/v1?key=secret-1",
+        "https://example.com/v1#secret-1",
+        "https://secret-1@[example.com/v1",
+    ],
+)
+def test_a_key_in_an_address_is_refused_and_not_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    path = write(tmp_path, f'[a]\nprovider = "openai-compatible"\nbase_url = "{url}"')
+    with pytest.raises(ModelFileError, match=r"\[a\]: base_url .*api_key_env") as caught:
+        load_model_file(path)
+    assert "secret" not in str(caught.value)
+    assert main(["models", "list", "--models", str(path)]) == 1
+    printed = capsys.readouterr()
+    assert "[a]: base_url" in printed.err
+    assert "secret" not in printed.out + printed.err
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def _read_entry(where: str, name: str, table: Any) -> ModelEntry:
     base_url = texts["base_url"] or provider.base_url
     if base_url is None:
         raise ModelFileError(f"{where} needs a base_url, the server's address up to and with /v1")
+    _check_base_url(where, base_url)
     variable = texts["api_key_env"] or provider.api_key_env
     if variable is not None and not _VARIABLE.fullmatch(variable):
         raise ModelFileError(
@@ -182,6 +183,16 @@ def _read_entry(where: str, name: str, table: Any) -> ModelEntry:
         thinking_tokens=_read_count(where, table, "thinking_tokens"),
         api=_read_api(where, provider, texts["api"]),
     )
+
+
+def _check_base_url(where: str, base_url: str) -> None:
+    """Refuse an address that may hold a key, without repeating it: it is printed and recorded."""
+    if any(mark in base_url for mark in "@?#"):
+        raise ModelFileError(
+            f"{where}: base_url has an @, ? or #, so a user's name, a query or a fragment, which "
+            "may hold a key: leave that out, and name the environment variable that holds the key "
+            "in api_key_env. If it is a key, revoke it if the file was shared"
+        )
 
 
 def _read_api(where: str, provider: Provider, given: str | None) -> Api:
