@@ -376,6 +376,17 @@ LLAMA_END = [entry("It", -0.5), entry("", -0.1)]
         ({"choice_stop_reason": 151645}, "eos"),  # vLLM: a stop token's number
         ({"choice_stop_reason": ...}, "delimiter"),  # the last token ".\n" shows it
         ({"choice_finish_reason": "length"}, "length"),
+        # Together and TGI: they say which it was, whatever the last token holds
+        ({"choice_finish_reason": "eos", "choice_stop_reason": ...}, "eos"),
+        ({"choice_finish_reason": "eos_token", "choice_stop_reason": ...}, "eos"),
+        (
+            {
+                "choice_finish_reason": "stop_sequence",
+                "choice_stop_reason": ...,
+                "choice_logprobs": {"content": [entry("It", -0.5)] * 4},
+            },
+            "delimiter",
+        ),
         # llama.cpp: the stop string's token is not reported, the end mark's is
         ({"choice_stop_reason": ..., "choice_logprobs": {"content": LLAMA_END}}, "delimiter"),
         (
@@ -544,8 +555,8 @@ def test_a_value_of_another_kind_is_an_error(changes: dict[str, Any]) -> None:
         read(build_reply(**changes))
 
 
-@pytest.mark.parametrize("reason", ["content_filter", "tool_calls", None, "abort"])
-def test_an_unusable_end_is_an_error(reason: str | None) -> None:
+@pytest.mark.parametrize("reason", ["content_filter", "tool_calls", None, "abort", ["stop"]])
+def test_an_unusable_end_is_an_error(reason: Any) -> None:
     with pytest.raises(ModelError, match="ended by"):
         read(build_reply(choice_finish_reason=reason))
 

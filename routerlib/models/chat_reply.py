@@ -28,6 +28,15 @@ from routerlib.models.reply_values import (
 )
 from routerlib.records import Completion, EndedBy, Request, TextScore
 
+# Besides "stop", which OpenAI, vLLM and llama.cpp write for the end mark and stop strings alike:
+# Together writes "eos", TGI "eos_token" and "stop_sequence".
+_ENDED_BY: dict[str, EndedBy] = {
+    "length": "length",
+    "eos": "eos",
+    "eos_token": "eos",
+    "stop_sequence": "delimiter",
+}
+
 
 def read_completion(
     reply: Any,
@@ -46,7 +55,7 @@ def read_completion(
 
     Raises:
         ModelError: no choice, a refusal, no usage or an impossible one, a finish reason other
-            than "stop" and "length", or a value of another kind than it should be.
+            than "stop" and those of ``_ENDED_BY``, or a value of another kind than it should be.
     """
     try:
         return _read(
@@ -158,11 +167,13 @@ def _read_ended_by(
     solution is rather continued once too often than cut off.
     """
     finish_reason = choice["finish_reason"]
-    if finish_reason == "length":
-        return "length"
+    ended_by = _ENDED_BY.get(str(finish_reason))
+    if ended_by is not None:
+        return ended_by
     if finish_reason != "stop":
         raise ModelError(
-            f"a reply that ended by {finish_reason!r}, where 'stop' or 'length' was expected"
+            f"a reply that ended by {finish_reason!r}, where one of stop, {', '.join(_ENDED_BY)} "
+            "was expected"
         )
     if "stop_reason" in choice:
         return "delimiter" if choice["stop_reason"] in stop else "eos"
