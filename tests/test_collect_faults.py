@@ -71,6 +71,14 @@ PASSING = {
     "closed mid-body": (close_mid_body, "ReadError|RemoteProtocolError|incomplete"),
     "429 with Retry-After": (fail_with(429, Retry_After="0.01"), "status 429"),
     "500": (fail_with(500), "status 500"),
+    "an error that may pass as a reply": (
+        reply_with({"error": {"code": 502, "message": POISON}}),
+        "answered with the error",
+    ),
+    "a choice that ends by an error": (
+        poison(choice_finish_reason="error"),
+        "answered with the error",
+    ),
     "malformed JSON": (send(b"<html>" + POISONED), "not JSON"),
     "truncated JSON": (send(POISONED[:-1]), "not JSON"),
     "no content": (send(b""), "not JSON"),

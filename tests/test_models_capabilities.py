@@ -88,6 +88,21 @@ def answer_chat(
     )
 
 
+NO_PREFILL = Capabilities(
+    returned_model="m",
+    limit_field="max_tokens",
+    prefill="none",
+    logprobs=True,
+    top_logprobs=20,
+    seed=True,
+    temperature=True,
+    stop=True,
+    blank_stop=True,
+    reports_cached_tokens=False,
+)
+"""What the probe finds of ``answer_chat``."""
+
+
 def get_begun(body: dict[str, Any]) -> str:
     last = body["messages"][-1]
     return last["content"] if last["role"] == "assistant" else ""
@@ -306,6 +321,31 @@ def test_a_failing_server_is_no_lack_of_capability(server: ScriptedServer) -> No
     answered = reply_with(answer_chat({}))
     server.acts = [answered, answered, fail_with(503)]
     with pytest.raises(TransientModelError, match="status 503"):
+        run_probe(server)
+
+
+@pytest.mark.parametrize(
+    "failed",
+    [
+        {"error": {"code": 502, "message": "the model is gone"}},
+        build_reply("", model="m", choice_finish_reason="error"),
+    ],
+)
+@pytest.mark.parametrize("before", range(8))
+def test_a_model_that_failed_when_it_had_begun_is_no_lack_of_capability(
+    server: ScriptedServer, failed: dict[str, Any], before: int
+) -> None:
+    """Such a failure comes as an answer with status 200, at any of the eight questions."""
+
+    def act(handler: Handler) -> None:
+        reply_with(answer_chat(handler.body))(handler)
+
+    fail = reply_with(failed)
+    server.acts = [act] * before + [fail, act]
+    assert run_probe(server) == NO_PREFILL
+    server.acts = [*server.acts[:before], fail]
+    server.bodies.clear()
+    with pytest.raises(TransientModelError, match="answered with the error"):
         run_probe(server)
 
 

@@ -210,6 +210,53 @@ def test_a_passing_failure_is_retried_and_counted(server: ScriptedServer, status
     assert ask(make_model(server)).retries == 2
 
 
+BEGUN_AND_FAILED = [
+    {"error": {"code": 408, "message": "gone"}},
+    {"error": {"code": 429, "message": "gone"}},
+    {"error": {"code": 502, "message": "gone"}, "choices": []},
+    build_reply(choice_finish_reason="error", choice_error={"code": 502, "message": "gone"}),
+    build_reply(choice_finish_reason="error", error="gone"),
+    build_reply(choice_finish_reason="error", usage=...),
+]
+
+
+@pytest.mark.parametrize("reply", BEGUN_AND_FAILED)
+def test_an_error_in_a_reply_that_may_pass_is_retried_and_may_be_billed(
+    server: ScriptedServer, reply: dict[str, Any]
+) -> None:
+    """OpenRouter answers so with status 200 where a model has begun and fails."""
+    server.acts = [reply_with(reply), reply_with(build_reply())]
+    completion = ask(make_model(server))
+    assert (completion.text, completion.retries, completion.doubtful_tries) == ("It is 2.", 1, 1)
+    server.acts = [reply_with(reply)]
+    with pytest.raises(TransientModelError, match=r"the error .*gave up after 2 retries") as caught:
+        ask(make_model(server))
+    assert caught.value.doubtful_tries == 3
+    assert len(server.bodies) == 2 + 3
+
+
+@pytest.mark.parametrize("code", [400, 403, None, "server_error", True, [429]])
+def test_an_error_in_a_reply_that_does_not_pass_is_not_retried(
+    server: ScriptedServer, code: Any
+) -> None:
+    server.acts = [reply_with({"error": {"code": code, "message": "no"}})]
+    with pytest.raises(ModelError, match="without a choice") as caught:
+        ask(make_model(server))
+    assert not isinstance(caught.value, TransientModelError)
+    assert len(server.bodies) == 1
+
+
+def test_an_error_in_a_reply_does_not_repeat_the_key(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "secret-1")
+    said = {"code": 429, "message": "too many requests of secret-1"}
+    server.acts = [reply_with({"error": said})]
+    with pytest.raises(TransientModelError, match=r"too many requests of \[key\]") as caught:
+        ask(make_model(server, api_key_env="SOME_KEY"))
+    assert "secret" not in str(caught.value)
+
+
 def test_retry_after_is_waited_for(server: ScriptedServer) -> None:
     server.acts = [fail_with(429, Retry_After="0.2"), reply_with(build_reply())]
     started = time.perf_counter()

@@ -179,7 +179,7 @@ class Transport:
         except sdk.APIStatusError as failure:
             said = self._hide_key(failure.response.text)[:300]
             reason = f"status {failure.status_code}: {said}"
-            if failure.status_code in _TRANSIENT_STATUS or failure.status_code >= 500:
+            if _may_pass(failure.status_code):
                 retry_after_s = _read_retry_after(failure.response.headers)
                 is_doubtful = failure.status_code >= 500  # a gateway may have lost an answer
                 raise _RetryableError(reason, retry_after_s, is_doubtful=is_doubtful) from None
@@ -205,6 +205,13 @@ class Transport:
                 None,
                 is_doubtful=True,
             ) from failure
+        error = _find_passing_error(reply)
+        if error is not None:
+            raise _RetryableError(
+                f"answered with the error {self._hide_key(str(error))[:300]}",
+                _read_retry_after(response.headers),
+                is_doubtful=True,  # the model had begun
+            )
         return reply, response.headers.get(_REQUEST_ID[self.sdk])
 
     def _get_client(self) -> AsyncOpenAI | AsyncAnthropic:
@@ -271,6 +278,29 @@ class _RetryableError(Exception):
         self.reason = reason
         self.retry_after_s = retry_after_s
         self.is_doubtful = is_doubtful
+
+
+def _may_pass(status: int) -> bool:
+    return status in _TRANSIENT_STATUS or status >= 500
+
+
+def _find_passing_error(reply: Any) -> Any:
+    """Return the error in a reply with status 200 that may pass, None where there is none.
+
+    OpenRouter has sent the status by the time that a model which has begun fails: the failure is
+    in the body then, with the status that it would have had, or it ends the choice.
+    """
+    if not isinstance(reply, dict):
+        return None
+    error = reply.get("error")
+    code = error.get("code") if isinstance(error, dict) else None
+    if isinstance(code, int) and _may_pass(code):
+        return error
+    choices = reply.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    if isinstance(first, dict) and first.get("finish_reason") == "error":
+        return first.get("error") or error or "that ends its choice"
+    return None
 
 
 def _read_retry_after(headers: Mapping[str, str]) -> float | None:
