@@ -237,7 +237,7 @@ def find_capabilities(named: NamedModel, recorded: Mapping[str, Capabilities]) -
     async def probe() -> Capabilities:
         transport = entry.make_transport()
         try:
-            return await probe_capabilities(transport, entry.api)
+            return await probe_capabilities(transport, entry.api, entry.thinking_tokens)
         finally:
             await transport.aclose()
 

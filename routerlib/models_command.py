@@ -56,7 +56,7 @@ def _run_check(options: argparse.Namespace) -> int:
     async def check(entry: ModelEntry) -> Capabilities:
         transport = entry.make_transport()
         try:
-            return await probe_capabilities(transport, entry.api)
+            return await probe_capabilities(transport, entry.api, entry.thinking_tokens)
         finally:
             await transport.aclose()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,14 @@ from test_models_anthropic_messages import make_reply
 from routerlib.cli import main
 from routerlib.errors import ModelError, TransientModelError
 from routerlib.models import Backoff
-from routerlib.models.capabilities import BEGUN, Capabilities, probe_capabilities
+from routerlib.models.capabilities import (
+    BEGUN,
+    MORE_TOKENS,
+    THINKING_TOKENS,
+    TOKENS,
+    Capabilities,
+    probe_capabilities,
+)
 from routerlib.models.clients import make_client
 from routerlib.models.model_file import Api, load_model_file
 from routerlib.models.transport import Sdk, Transport
@@ -55,13 +62,15 @@ def probe(server: ScriptedServer, play: Play, sdk: Sdk = "openai") -> Capabiliti
     return run_probe(server, sdk)
 
 
-def run_probe(server: ScriptedServer, sdk: Sdk = "openai", api: Api = "chat") -> Capabilities:
+def run_probe(
+    server: ScriptedServer, sdk: Sdk = "openai", api: Api = "chat", thinking_tokens: int = 0
+) -> Capabilities:
     url = server.url if sdk == "openai" else server.url.removesuffix("/v1")
     transport = Transport(sdk, "m", url, None, 5.0, 1, Backoff(0.001), 4, 0)
 
     async def ask() -> Capabilities:
         try:
-            return await probe_capabilities(transport, api)
+            return await probe_capabilities(transport, api, thinking_tokens)
         finally:
             await transport.aclose()
 
@@ -349,6 +358,84 @@ def test_a_model_that_failed_when_it_had_begun_is_no_lack_of_capability(
         run_probe(server)
 
 
+def think(body: dict[str, Any], tokens: int) -> dict[str, Any] | None:
+    """The reply of a model whose thought needs more tokens than it may write, None for others."""
+    limit = body.get("max_tokens") or body["max_completion_tokens"]
+    if tokens < limit:
+        return None
+    written = {"prompt_tokens": 9, "completion_tokens": limit}
+    return build_reply(
+        None,  # type: ignore[arg-type]
+        model="m",
+        choice_logprobs=None,
+        choice_finish_reason="length",
+        choice_stop_reason=...,
+        usage=written | {"completion_tokens_details": {"reasoning_tokens": limit}},
+    )
+
+
+LONG = THINKING_TOKENS + 100
+ASKED = ("model", "logprobs", "continue_final_message", "seed", "temperature", "stop")
+
+
+@pytest.mark.parametrize("field", ASKED)
+@pytest.mark.parametrize("obeys", [True, False])
+def test_an_answer_that_thought_left_no_room_for_shows_nothing(
+    server: ScriptedServer, field: str, obeys: bool
+) -> None:
+    """From the question with ``field`` on, the model thinks for long."""
+    long = False
+
+    def play(body: dict[str, Any]) -> dict[str, Any]:
+        nonlocal long
+        long |= field in body
+        if get_begun(body):
+            answered = answer_chat(body, "is." if obeys else ANSWER)
+        else:
+            answered = answer_chat(body if obeys else {**body, "stop": [], "logprobs": False})
+        return (think(body, LONG) if long else None) or answered
+
+    can = {"stop": obeys, "blank_stop": obeys, "logprobs": obeys, "top_logprobs": 20 * obeys}
+    prefill = "continue_final_message" if obeys else "none"
+    assert probe(server, play) == replace(NO_PREFILL, prefill=prefill, **can)
+    assert len(server.bodies) <= 11
+    limits = [body["max_tokens"] for body in server.bodies]
+    assert sorted(limits) == limits
+    assert set(limits) <= {TOKENS, TOKENS + MORE_TOKENS}
+
+
+@pytest.mark.parametrize("field", ASKED)
+def test_a_model_that_thinks_without_end_is_no_lack_of_capability(
+    server: ScriptedServer, field: str
+) -> None:
+    def play(body: dict[str, Any]) -> dict[str, Any]:
+        thought = think(body, 10**9) if field in body else None
+        return thought or answer_chat(body)
+
+    with pytest.raises(ModelError, match="none of an answer: give its table more thinking_tokens"):
+        probe(server, play)
+
+
+def test_a_refused_higher_limit_is_no_lack_of_capability(server: ScriptedServer) -> None:
+    def play(body: dict[str, Any]) -> dict[str, Any] | str:
+        if body["max_tokens"] > TOKENS:
+            return "the context holds 512 tokens"
+        thought = think(body, LONG) if "stop" in body else None
+        return thought or answer_chat(body)
+
+    with pytest.raises(ModelError, match="the context holds 512 tokens"):
+        probe(server, play)
+
+
+def test_thought_of_a_known_length_is_left_room_for(server: ScriptedServer) -> None:
+    def act(handler: Handler) -> None:
+        reply_with(think(handler.body, LONG) or answer_chat(handler.body))(handler)
+
+    server.acts = [act]
+    assert run_probe(server, thinking_tokens=LONG) == NO_PREFILL
+    assert {body["max_tokens"] for body in server.bodies} == {TOKENS + LONG}
+
+
 def test_the_command(
     server: ScriptedServer,
     tmp_path: Path,
@@ -396,8 +483,10 @@ def test_the_command_asks_by_the_api_of_the_table(
     models.write_text(table)
     assert main(["models", "check", "mine", "--models", str(models)]) == 1
     assert 'put api = "responses" in its table' in capsys.readouterr().err
-    models.write_text(table + 'api = "responses"\n')
+    models.write_text(table + 'api = "responses"\nthinking_tokens = 7\n')
+    server.bodies.clear()
     assert main(["models", "check", "mine", "--models", str(models)]) == 0
+    assert {body["max_output_tokens"] for body in server.bodies} == {THINKING_TOKENS + 7}
     printed = capsys.readouterr().out
     assert "continues a begun answer   none" in printed
     assert "stop sequences             no" in printed

@@ -1,9 +1,9 @@
 """What a model can do, found out by asking: one small request for each capability.
 
 A documented feature may be switched off, and a server may take a field and ignore it, so what
-counts is what comes back. Invariants: every request asks for a few tokens of the same short text;
-a request that is refused for good means "cannot", a failure that may pass is an error, never
-"cannot".
+counts is what comes back. Invariants: every request asks for a few tokens of the same short text,
+and for more where a model thinks those away; a request that is refused for good means "cannot", a
+failure that may pass or an answer that never came is an error, never "cannot".
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ BEGUN, WORD = "To the question of the capital I answer Par", "Paris"
 ENDINGS = ("is", "\u00eds")  # some models write París
 TOKENS = 24
 THINKING_TOKENS = 512  # for models that think before the first word
+MORE_TOKENS = 4096  # on top, for those that have thought and not begun to answer
 MOST_ALTERNATIVES = 20
 
 # What OpenAI says of a model that chat completions do not reach, by either of two messages.
@@ -60,13 +61,17 @@ class Capabilities:
     refusals: Mapping[str, str] = field(default_factory=dict)
 
 
-async def probe_capabilities(transport: Transport, api: Api = "chat") -> Capabilities:
-    """Ask a model for each capability, one request after the other; at most ten. ``api`` is which
-    of OpenAI's APIs is asked.
+async def probe_capabilities(
+    transport: Transport, api: Api = "chat", thinking_tokens: int = 0
+) -> Capabilities:
+    """Ask a model for each capability, one request after the other; at most eleven. ``api`` is
+    which of OpenAI's APIs is asked, ``thinking_tokens`` what the model may write in thought on top
+    of each request's limit.
 
-    Raises ModelError when it answers no plain request, TransientModelError when the server fails.
+    Raises ModelError when it answers no plain request or thinks without end, TransientModelError
+    when the server fails.
     """
-    probe = _make_probe(transport, api)
+    probe = _make_probe(transport, api, thinking_tokens)
     first = await probe.find_limit_field()
     top, logprobs = await probe.try_logprobs()
     return Capabilities(
@@ -93,8 +98,9 @@ class _Probe:
     limit_fields: ClassVar[Mapping[str, int]]
     logprob_fields: ClassVar[Mapping[str, Any]]
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, thinking_tokens: int) -> None:
         self.transport = transport
+        self.thinking_tokens = thinking_tokens
         self.limit_field = next(iter(self.limit_fields))
         self.refusals: dict[str, str] = {}
         self.reports_cached_tokens = False
@@ -102,27 +108,47 @@ class _Probe:
     async def ask(
         self, capability: str, more: Mapping[str, Any], begun: str | None = None
     ) -> Completion | None:
-        """Return the answer to a request with more fields, None when it was refused for good."""
-        messages = [{"role": "user", "content": QUESTION}]
-        if begun is not None:
-            messages.append({"role": "assistant", "content": begun})
-        body = {
-            "model": self.transport.model_name,
-            self.limit_field: self.limit_fields[self.limit_field],
-            **self.build_question(messages),
-            **more,
-        }
+        """Return the answer to a request with more fields, None when it was refused for good.
+
+        A model that thought up to the limit is asked again, this time and from now on with a higher
+        one: an answer that it did not begin shows nothing. Raises ModelError for one that then
+        thinks to the limit, or whose server refuses it.
+        """
         try:
-            answer = await self.transport.send(self.path, body)
-            usage = answer.reply.get("usage") if isinstance(answer.reply, dict) else None
-            if isinstance(usage, dict):
-                self.reports_cached_tokens |= self.has_cached_tokens(usage)
-            return self.read(answer.reply)
+            found = await self.send(more, begun)
         except TransientModelError:
             raise
         except ModelError as refusal:
             self.refusals[capability] = str(refusal)
             return None
+        if _is_begun(found):
+            return found
+        self.thinking_tokens += MORE_TOKENS
+        found = await self.send(more, begun)
+        if not _is_begun(found):
+            raise ModelError(
+                f"{self.transport.model_name} at {self.transport.base_url} wrote "
+                f"{found.completion_tokens} tokens and none of an answer: give its table more "
+                "thinking_tokens"
+            )
+        return found
+
+    async def send(self, more: Mapping[str, Any], begun: str | None) -> Completion:
+        """Ask once. Raises ModelError."""
+        messages = [{"role": "user", "content": QUESTION}]
+        if begun is not None:
+            messages.append({"role": "assistant", "content": begun})
+        body = {
+            "model": self.transport.model_name,
+            self.limit_field: self.limit_fields[self.limit_field] + self.thinking_tokens,
+            **self.build_question(messages),
+            **more,
+        }
+        answer = await self.transport.send(self.path, body)
+        usage = answer.reply.get("usage") if isinstance(answer.reply, dict) else None
+        if isinstance(usage, dict):
+            self.reports_cached_tokens |= self.has_cached_tokens(usage)
+        return self.read(answer.reply)
 
     async def find_limit_field(self) -> Completion:
         """Ask plainly, with each name that the limit of tokens may have."""
@@ -265,10 +291,16 @@ class _AnthropicProbe(_Probe):
         return False
 
 
-def _make_probe(transport: Transport, api: Api) -> _Probe:
+def _make_probe(transport: Transport, api: Api, thinking_tokens: int) -> _Probe:
     if transport.sdk == "anthropic":
-        return _AnthropicProbe(transport)
-    return _ResponsesProbe(transport) if api == "responses" else _ChatProbe(transport)
+        return _AnthropicProbe(transport, thinking_tokens)
+    kind = _ResponsesProbe if api == "responses" else _ChatProbe
+    return kind(transport, thinking_tokens)
+
+
+def _is_begun(found: Completion) -> bool:
+    """Whether a model wrote something of an answer, or ended before it did by itself or a stop."""
+    return bool(found.text.strip()) or found.ended_by != "length"
 
 
 def _continues(text: str) -> bool:
