@@ -23,13 +23,13 @@ class ModelError(RouterlibError):
     """A model call failed for good (bad request, unusable answer, retries used up).
 
     ``doubtful_tries`` counts the tries of the call that may have been billed: those that were
-    answered without counts of tokens, or of which nobody knows whether they were answered.
-    ``status_code`` is the HTTP status of a server that refused the request, else None.
+    answered without counts of tokens, or of which nobody knows whether they were answered. It is 0
+    for a call that was never sent. ``status_code`` is the HTTP status of a server that refused the
+    request, else None.
     """
 
+    doubtful_tries: int = 0
     status_code: int | None = None
-
-    doubtful_tries: int = 1
 
 
 class ModelFileError(RouterlibError):

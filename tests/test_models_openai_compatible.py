@@ -171,8 +171,9 @@ def test_a_text_score_of_another_model_or_without_a_choice(server: ScriptedServe
     with pytest.raises(ModelError, match="answered as 'gpt-other'"):
         score(make_model(server))
     server.acts = [reply_with({"error": "no"})]
-    with pytest.raises(ModelError, match="a reply without a choice"):
+    with pytest.raises(ModelError, match="a reply without a choice") as caught:
         score(make_model(server))
+    assert caught.value.doubtful_tries == 1
 
 
 def test_every_sampling_field_reaches_the_body() -> None:

@@ -10,11 +10,22 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from scripted_server import Handler, ScriptedServer, build_reply, close_mid_body, reply_with
+from scripted_server import (
+    Act,
+    Handler,
+    ScriptedServer,
+    ask_once,
+    build_reply,
+    close_mid_body,
+    fail_with,
+    reply_with,
+)
 from tiny import make_card
 
 from routerlib.errors import ModelError, SpendingCapError, UnpricedModelError
 from routerlib.models import Backoff, OpenAICompatibleModel, ScriptedModel
+from routerlib.models.anthropic_messages import AnthropicModel
+from routerlib.models.openai_responses import OpenAIResponsesModel
 from routerlib.models.spending import (
     CappedModel,
     SpendingCap,
@@ -101,6 +112,60 @@ def test_failed_tries_that_may_be_billed_are_booked_at_their_worst(
     with pytest.raises(ModelError, match="gone"):
         asyncio.run(capped.complete(REQUEST))
     assert cap.spent_usd == pytest.approx(booked * WORST_USD)
+
+
+BEGUN = replace(REQUEST, messages=(*REQUEST.messages, Message("assistant", "So")))
+UNASKED = replace(REQUEST, messages=(Message("system", "Be short."),))
+
+
+@pytest.mark.parametrize(
+    ("kind", "request_", "key", "message"),
+    [
+        (OpenAICompatibleModel, REQUEST, "NO_KEY", "NO_KEY holds no key"),
+        (OpenAIResponsesModel, BEGUN, None, "continues no begun answer"),
+        (AnthropicModel, UNASKED, None, "without a user's message"),
+    ],
+)
+def test_a_call_that_was_never_sent_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[OpenAICompatibleModel | OpenAIResponsesModel | AnthropicModel],
+    request_: Request,
+    key: str | None,
+    message: str,
+) -> None:
+    monkeypatch.delenv("NO_KEY", raising=False)
+    cap = SpendingCap(1.0)
+    with ScriptedServer().serving() as server:
+        model = kind("m", server.url, "m", api_key_env=key)
+        with pytest.raises(ModelError, match=message):
+            ask_once(CappedModel(model, CARD, cap, 5), request_)
+        assert server.bodies == []
+    assert (cap.spent_usd, cap.reserved_usd) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("acts", "booked"),
+    [
+        ([fail_with(400)], 0),
+        ([fail_with(429)], 0),
+        ([fail_with(503), fail_with(400)], 1),
+        ([fail_with(503)], 3),
+        ([close_mid_body], 3),
+        ([reply_with(build_reply(model="m", usage=...))], 1),
+        ([fail_with(503), reply_with(build_reply(model="m", usage=...))], 2),
+        ([reply_with(build_reply(model="other"))], 1),
+        ([reply_with({"error": {"code": 502, "message": "gone"}})], 3),
+    ],
+)
+def test_a_try_that_was_answered_or_lost_is_booked(acts: list[Act], booked: int) -> None:
+    cap = SpendingCap(1.0)
+    with ScriptedServer().serving() as server:
+        server.acts = acts
+        model = OpenAICompatibleModel("m", server.url, "m", max_retries=2, backoff=Backoff(0.001))
+        with pytest.raises(ModelError):
+            ask_once(CappedModel(model, CARD, cap, 3), REQUEST)
+    assert cap.spent_usd == pytest.approx(booked * WORST_USD)
+    assert cap.reserved_usd == 0
 
 
 def test_retries_before_an_answer_are_booked_with_it() -> None:

@@ -96,9 +96,9 @@ class OpenAICompatibleModel(ServedModel):
             "prompt_logprobs": 0,
         }
         answer = await self._transport.send("/completions", body)
-        score = read_text_score(answer.reply, answer.retries)
-        returned = str(answer.reply.get("model") or "")
-        self._check_returned(returned)
+        with answer.reading():
+            score = read_text_score(answer.reply, answer.retries)
+            self._check_returned(str(answer.reply.get("model") or ""))
         return score
 
 
