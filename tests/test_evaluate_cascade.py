@@ -122,5 +122,8 @@ def test_samples_are_read_from_the_record() -> None:
         replace(tables, steps=tables.steps.filter(pl.col("sample_index") == 0)), ["q", "p"], "small"
     )
     assert both.problem_ids == ("q", "p")
+    refused = replace(failed, id=steps[1].id, prompt_tokens=30, completion_tokens=500)
+    paid = build_samples(make_tables(["p"], states, [*steps, refused]), ["p"], "small")
+    assert paid.tokens.tolist() == [[[10, 20, 3], [0, 30 + 30, 500 + 4], [0, 30, 5]]]
     with pytest.raises(StoreError, match="no sampled solution by large of these 2 problems"):
         build_samples(tables, ["p", "q"], "large")

@@ -20,7 +20,9 @@ from lattice_cases import (
     build_hand_lattice,
     build_scripted,
     index_nodes,
+    make_hand_records,
     make_hand_tables,
+    make_tables,
     record,
 )
 
@@ -84,6 +86,44 @@ def test_tokens_by_hand() -> None:
     # The judge's prompt is 8 shared tokens, 7 of problem and draft at the root, 4 and 2 new ones.
     assert lattice.ledger["judge"][node, SMALL].tolist() == [[0, 17, 4], [6, 15, 1]]
     assert lattice.ledger["judge"][node, LARGE].tolist() == [[0, 17, 4], [7 + 6, 10 + 15, 3 + 1]]
+
+
+@pytest.mark.parametrize("reasoning", [None, 57], ids=["cut off", "thought"])
+@pytest.mark.parametrize("protocol", ["before", "probe", "draft"])
+def test_nobody_has_read_what_is_in_no_prompt(protocol: str, reasoning: int | None) -> None:
+    """Large writes 57 more tokens than B's 3, of which its next prompts hold none."""
+    states, steps = make_hand_records()
+    more = {"completion_tokens": 3 + 57, "reasoning_tokens": reasoning}
+    longer = [replace(s, **more) if s.id == "root-large" else s for s in steps]
+    plain, lattice = (
+        build(make_tables(["p", "q"], states, rows), ("small", "large"), 2)
+        for rows in (steps, longer)
+    )
+    nodes = index_nodes(lattice)
+    for path in [(0,), (1,), (0, 1), (1, 0)]:
+        node = nodes["p", path]
+        found, expected = lattice.ledger[protocol][node], plain.ledger[protocol][node]
+        assert found.tolist() == expected.tolist(), path
+    node = nodes["p", (1, 0)]  # small wrote two tokens that large has not read
+    assert lattice.ledger["before"][node, LARGE].tolist() == [[0, 0, 0], [2, 18, 6]]
+    assert lattice.ledger["before"][nodes["p", ()], LARGE, LARGE, 2] == 60
+
+
+def test_a_refused_answer_is_billed_with_the_prompt_that_it_answered() -> None:
+    states, steps = make_hand_records()
+    (accepted,) = [s for s in steps if s.id == "root-large"]
+    refused = replace(accepted, error="StepRefusedError: several steps", completion_tokens=9)
+    corrected = replace(accepted, attempt=1, prompt_tokens=15 + 9 + 6)
+    rows = [refused, *(corrected if s is accepted else s for s in steps)]
+    lattice = build(make_tables(["p", "q"], states, rows), ("small", "large"), 2)
+    plain = build(make_tables(["p", "q"], states, steps), ("small", "large"), 2)
+    nodes = index_nodes(lattice)
+    call = lattice.ledger["before"][nodes["p", ()], LARGE, LARGE]
+    # 10 of both prompts are shared; the second one repeats the first, and 15 tokens are new
+    assert call.tolist() == [5 + 9 + 6, 10 + 15, 9 + 3]
+    for path in [(1,), (1, 0)]:  # its later prompts do not hold the refused answer
+        node = nodes["p", path]
+        assert lattice.ledger["before"][node].tolist() == plain.ledger["before"][node].tolist()
 
 
 def test_deciding_costs_only_the_small_model_more() -> None:

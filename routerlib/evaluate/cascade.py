@@ -25,9 +25,18 @@ from routerlib.evaluate.comparison import compare_on
 from routerlib.evaluate.points import make_row
 from routerlib.evaluate.routers import evaluate_ends
 from routerlib.lattice import Lattice, TraceTables, Values, load_tables
+from routerlib.lattice.rows import join_refused
 from routerlib.policies import NEVER_LARGE
 
 Floats = NDArray[np.float64]
+
+_TOKENS = (
+    "prompt_tokens",
+    "shared_prompt_tokens",
+    "completion_tokens",
+    "refused_tokens",
+    "refused_prompt_tokens",
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +45,7 @@ class Samples:
 
     ``answer`` (P, S): a number for each different answer of a problem, -1 where none was given;
     ``right`` (P, S); ``tokens`` (P, S, 3): ``costs.LEDGER_FIELDS`` of each call, when the first
-    call of a problem reads it anew and the others find it in the cache.
+    call of a problem reads it anew and the others find it in the cache; refused answers included.
     """
 
     problem_ids: tuple[str, ...]
@@ -67,13 +76,13 @@ def build_samples(tables: TraceTables, problem_ids: Sequence[str], model_id: str
         *("is_terminal", "is_correct"),
         pl.col("extracted_answer").alias("said"),
     )
+    asked = tables.steps.filter(
+        (pl.col("model_id") == model_id)
+        & (pl.col("kind") == "tail")
+        & (pl.col("temperature") > 0.0)
+    )
     rows = (
-        tables.steps.filter(
-            pl.col("error").is_null()
-            & (pl.col("model_id") == model_id)
-            & (pl.col("kind") == "tail")
-            & (pl.col("temperature") > 0.0)
-        )
+        join_refused(asked.filter(pl.col("error").is_null()), asked)
         .join(order, on="problem_id")
         .join(ends, on="next_state_id")
         .filter(pl.col("is_terminal"))
@@ -95,16 +104,15 @@ def build_samples(tables: TraceTables, problem_ids: Sequence[str], model_id: str
         .cast(pl.Int64)
     ).to_series()
     shape = len(whole), n_samples
-    prompt, shared, completion = (
-        rows[name].cast(pl.Float64).to_numpy().reshape(shape)
-        for name in ("prompt_tokens", "shared_prompt_tokens", "completion_tokens")
+    prompt, shared, completion, refused, refused_prompt = (
+        rows[name].cast(pl.Float64).to_numpy().reshape(shape) for name in _TOKENS
     )
     anew = np.where(np.arange(n_samples) == 0, prompt - shared, 0.0)
     return Samples(
         tuple(whole.to_list()),
         said.to_numpy().reshape(shape),
         rows["is_correct"].fill_null(False).cast(pl.Float64).to_numpy().reshape(shape),
-        np.stack([anew, prompt - anew, completion], axis=-1),
+        np.stack([anew, prompt - anew + refused_prompt, completion + refused], axis=-1),
     )
 
 

@@ -5,7 +5,9 @@ what all problems share (the system message and the worked examples); after a ca
 has read that prompt and its own completion; text written by another model is new to it. So a
 switch is billed by itself, as the prefill of the text that the other model wrote. Where a model is
 asked anew in a user's turn (protocols ``continue_turn`` and ``one_shot``), its own completion is
-part of that turn, so it is read like another's. What a refused answer took is billed as written.
+part of that turn, so it is read like another's. It has never read more than its prompt holds: not
+what it wrote in thought, nor what was cut off or refused. What a refused answer took is billed too:
+its tokens as written, and the prompt that it answered, which the next try repeats, as cached.
 
 The judge is the large model with another prompt: other instructions, then the same problem and
 steps. So it has two caches on a path. What it read in order to solve does not help it to judge;
@@ -75,6 +77,7 @@ def _compute_ledger(graph: RecordedGraph, paths: Paths, protocol: DecisionProtoc
     shared = take_rows(graph.shared_tokens, paths.edge_step)
     completion = take_rows(graph.completion_tokens, paths.edge_step)
     kept = take_rows(graph.kept_tokens, paths.edge_step)
+    refused = take_rows(graph.refused_prompt_tokens, paths.edge_step)
     n_nodes, n_models = paths.edge_step.shape
     actions = np.arange(n_models)
     ledger = np.zeros((n_nodes, n_models, n_models, len(LEDGER_FIELDS)))
@@ -82,10 +85,12 @@ def _compute_ledger(graph: RecordedGraph, paths: Paths, protocol: DecisionProtoc
     seen_after = np.zeros((n_nodes, n_models, n_models))
     for depth, nodes in enumerate(paths.levels()):
         if depth > 0:
-            seen[nodes] = seen_after[paths.parent[nodes], paths.parent_action[nodes]]
+            read = seen_after[paths.parent[nodes], paths.parent_action[nodes]]
+            seen[nodes] = np.fmin(read, prompt[nodes])
         known = np.maximum(seen[nodes], shared[nodes])
         uncached = np.maximum(prompt[nodes] - known, 0.0)
-        call = np.stack([uncached, prompt[nodes] - uncached, completion[nodes]], axis=-1)
+        cached = prompt[nodes] - uncached + refused[nodes]
+        call = np.stack([uncached, cached, completion[nodes]], axis=-1)
         ledger[nodes, actions, actions] = call
         seen_after[nodes] = seen[nodes][:, None, :]
         if protocol != "before":

@@ -50,7 +50,8 @@ class RecordedGraph:
     in ``KINDS``) from a state by a model, or -1; ``step_next`` (R,): state it reaches;
     ``step_outcome`` (R,): 1 or 0 when it ends the solution, else NaN; ``prompt_tokens``,
     ``shared_tokens``, ``completion_tokens`` (R,), refused answers included in the last; of them
-    ``kept_tokens`` (R,) are not read again by their model; ``judge_score``,
+    ``kept_tokens`` (R,) are not read again by their model; ``refused_prompt_tokens`` (R,): read
+    for refused answers, besides; ``judge_score``,
     ``judge_prompt_tokens``, ``judge_shared_tokens``, ``judge_completion_tokens`` (R,): the last
     model's judgement of a step,
     NaN where there is none; ``steps``: the frame of the R rows with ``state_text``;
@@ -67,6 +68,7 @@ class RecordedGraph:
     shared_tokens: FloatArray
     completion_tokens: FloatArray
     kept_tokens: FloatArray
+    refused_prompt_tokens: FloatArray
     judge_score: FloatArray
     judge_prompt_tokens: FloatArray
     judge_shared_tokens: FloatArray
@@ -140,6 +142,7 @@ def index_graph(
         .to_numpy()
         .astype(np.float64),
         kept_tokens=_count_kept_tokens(steps),
+        refused_prompt_tokens=steps["refused_prompt_tokens"].to_numpy().astype(np.float64),
         **_get_judgements(tables.judgements, steps["id"], model_ids[-1]),
         steps=steps,
         problem_fields=_get_problem_fields(problems)
@@ -184,7 +187,7 @@ def _filter_steps(
     sample_index: int,
 ) -> pl.DataFrame:
     """Return the successful steps that the lattice is made of, one for each expansion, with what
-    refused answers took in ``refused_tokens``."""
+    refused answers took in ``refused_tokens`` (written) and ``refused_prompt_tokens``."""
     asked = steps.filter(
         pl.col("model_id").is_in(list(model_ids))
         & (pl.col("sample_index") == sample_index)
@@ -194,15 +197,7 @@ def _filter_steps(
         asked = asked.filter(pl.col("prompt_version") == prompt_version)
     usable = asked.filter(pl.col("error").is_null()).unique("id", keep="first", maintain_order=True)
     _check_prompt_versions(usable)
-    refused = (
-        asked.filter(pl.col("error").is_not_null())
-        .unique(["id", "attempt"])
-        .group_by("id")
-        .agg(pl.col("completion_tokens").sum().alias("refused_tokens"))
-    )
-    usable = usable.join(refused, on="id", how="left", maintain_order="left").with_columns(
-        pl.col("refused_tokens").fill_null(0)
-    )
+    usable = join_refused(usable, asked)
     clash = usable.filter(pl.struct("state_id", "model_id", "kind").is_duplicated())
     if len(clash):
         row = clash.row(0, named=True)
@@ -211,6 +206,23 @@ def _filter_steps(
             f"model {row['model_id']!r} (other token caps or delimiter?): keep one of them"
         )
     return usable
+
+
+def join_refused(steps: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
+    """Return the successful ``steps`` with what failed or refused answers to the same calls, which
+    are among ``asked``, took: ``refused_tokens`` (written) and ``refused_prompt_tokens``."""
+    refused = (
+        asked.filter(pl.col("error").is_not_null())
+        .unique(["id", "attempt"])
+        .group_by("id")
+        .agg(
+            pl.col("completion_tokens").sum().alias("refused_tokens"),
+            pl.col("prompt_tokens").sum().alias("refused_prompt_tokens"),
+        )
+    )
+    return steps.join(refused, on="id", how="left", maintain_order="left").with_columns(
+        pl.col("refused_tokens", "refused_prompt_tokens").fill_null(0)
+    )
 
 
 def _check_prompt_versions(steps: pl.DataFrame) -> None:
