@@ -333,6 +333,23 @@ def test_a_failing_server_is_no_lack_of_capability(server: ScriptedServer) -> No
         run_probe(server)
 
 
+@pytest.mark.parametrize("status", [401, 402, 403])
+def test_a_closed_account_is_no_lack_of_capability(server: ScriptedServer, status: int) -> None:
+    """Credit that is used up in the midst of the questions would be stored as what it cannot do."""
+    answered = 3
+
+    def act(handler: Handler) -> None:
+        if len(server.bodies) > answered:
+            fail_with(status)(handler)
+        else:
+            reply_with(answer_chat(handler.body))(handler)
+
+    server.acts = [act]
+    with pytest.raises(ModelError, match=f"status {status}"):
+        run_probe(server)
+    assert len(server.bodies) == answered + 1
+
+
 @pytest.mark.parametrize(
     "failed",
     [

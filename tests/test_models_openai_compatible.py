@@ -7,6 +7,7 @@ import gc
 import random
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -258,6 +259,16 @@ def test_an_error_in_a_reply_does_not_repeat_the_key(
     assert "secret" not in str(caught.value)
 
 
+def test_an_unreadable_reply_does_not_repeat_the_key(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "secret-1")
+    server.acts = [reply_with({"error": {"code": 401, "message": "no such key: secret-1"}})]
+    with pytest.raises(ModelError, match=r"no such key: \[key\]") as caught:
+        ask(make_model(server, api_key_env="SOME_KEY"))
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_retry_after_is_waited_for(server: ScriptedServer) -> None:
     server.acts = [fail_with(429, Retry_After="0.2"), reply_with(build_reply())]
     started = time.perf_counter()
@@ -364,9 +375,20 @@ def test_the_key_is_read_at_the_first_call(
     model = make_model(server, api_key_env="SOME_KEY")
     with pytest.raises(ModelError, match="SOME_KEY holds no key"):
         ask(model)
-    monkeypatch.setenv("SOME_KEY", "secret-1")
+    monkeypatch.setenv("SOME_KEY", "secret-1\r\n")  # as from a file with a line break
     ask(model)
     assert server.headers_seen[0]["Authorization"] == "Bearer secret-1"
+
+
+@pytest.mark.parametrize("key", ["secret-1\u201d", "secret\n-1"])
+def test_what_can_be_no_key_is_refused_and_not_repeated(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("SOME_KEY", key)
+    with pytest.raises(ModelError, match="SOME_KEY holds a character that no key has") as caught:
+        ask(make_model(server, api_key_env="SOME_KEY"))
+    assert "secret" not in str(caught.value)
+    assert server.bodies == []
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

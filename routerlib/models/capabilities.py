@@ -29,6 +29,7 @@ TOKENS = 24
 THINKING_TOKENS = 512  # for models that think before the first word
 MORE_TOKENS = 4096  # on top, for those that have thought and not begun to answer
 MOST_ALTERNATIVES = 20
+DENIED = (401, 402, 403)  # says something of the key or the account, and nothing of the model
 
 # What OpenAI says of a model that chat completions do not reach, by either of two messages.
 _NOT_OF_CHAT = ("v1/responses", "not supported in the v1/chat/completions endpoint")
@@ -119,6 +120,8 @@ class _Probe:
         except TransientModelError:
             raise
         except ModelError as refusal:
+            if refusal.status_code in DENIED:
+                raise
             self.refusals[capability] = str(refusal)
             return None
         if _is_begun(found):
@@ -148,7 +151,8 @@ class _Probe:
         usage = answer.reply.get("usage") if isinstance(answer.reply, dict) else None
         if isinstance(usage, dict):
             self.reports_cached_tokens |= self.has_cached_tokens(usage)
-        return self.read(answer.reply)
+        with answer.reading():
+            return self.read(answer.reply)
 
     async def find_limit_field(self) -> Completion:
         """Ask plainly, with each name that the limit of tokens may have."""

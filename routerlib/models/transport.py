@@ -12,7 +12,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -66,23 +66,32 @@ class Backoff:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A decoded reply, the request's id in its headers, and what it took: of the ``retries``,
-    ``doubtful_tries`` may have been billed."""
+    ``doubtful_tries`` may have been billed. ``hide_key`` takes the key out of a text."""
 
     reply: Any
     header_id: str | None
     latency_s: float
     retries: int
     doubtful_tries: int
+    hide_key: Callable[[str], str]
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Reads the reply; a ModelError that rises in it counts this try, which was answered, among
-        the doubtful ones: what it took is not known."""
+        the doubtful ones: what it took is not known. Its text holds no key that the reply repeats,
+        and the errors behind it, which may, are left out."""
         try:
             yield
         except ModelError as error:
             error.doubtful_tries = self.doubtful_tries + 1
-            raise
+            error.args = (self.hide_key(str(error)),)
+            raise error from None
+
+
+def _read_key(variable: str) -> str:
+    """Return the key in an environment variable without the white space around it, such as the line
+    break of a file that it was read from."""
+    return os.environ.get(variable, "").strip()
 
 
 def estimate_tokens(body: Mapping[str, Any]) -> float:
@@ -158,7 +167,8 @@ class Transport:
                 )
                 await asyncio.sleep(delay)
                 continue
-            return Answer(reply, header_id, time.perf_counter() - started, retry, doubtful)
+            latency_s = time.perf_counter() - started
+            return Answer(reply, header_id, latency_s, retry, doubtful, self._hide_key)
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def aclose(self) -> None:
@@ -193,7 +203,7 @@ class Transport:
             cause = failure.__cause__ or failure
             name = type(cause).__name__
             raise _RetryableError(
-                f"{name}: {cause}", None, is_doubtful=name not in _NEVER_SENT
+                self._hide_key(f"{name}: {cause}"), None, is_doubtful=name not in _NEVER_SENT
             ) from failure
         try:
             reply = json.loads(response.content)
@@ -228,11 +238,16 @@ class Transport:
         sdk = self._import_sdk()
         key = "none"
         if self.api_key_env is not None:
-            key = os.environ.get(self.api_key_env, "")
+            key = _read_key(self.api_key_env)
             if not key:
                 raise ModelError(
                     f"{self.model_name}: environment variable {self.api_key_env} holds no key; set "
                     "it, or give api_key_env=None for a server that wants none"
+                )
+            if not (key.isascii() and key.isprintable()):
+                raise ModelError(
+                    f"{self.model_name}: environment variable {self.api_key_env} holds a character "
+                    "that no key has (a typographic quote, a line break?); set it anew"
                 )
         timeout = sdk.Timeout(self.timeout_s, pool=None)
         transport = sdk.DefaultAsyncHttpxClient(
@@ -256,7 +271,7 @@ class Transport:
 
     def _hide_key(self, text: str) -> str:
         """Return what a server said without the key, which some repeat."""
-        key = os.environ.get(self.api_key_env, "") if self.api_key_env else ""
+        key = _read_key(self.api_key_env) if self.api_key_env else ""
         return text.replace(key, "[key]") if key else text
 
     def _import_sdk(self) -> Any:
