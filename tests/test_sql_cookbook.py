@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tiny import LARGE, SMALL, TEXTS, make_card, make_problems, make_state, make_step
+from tiny import LARGE, SMALL, TEXTS, make_card, make_problems, make_run, make_state, make_step
 
 from routerlib import paths
 from routerlib.metrics import compute_wilson_interval
@@ -78,6 +78,7 @@ def test_what_may_be_empty_is_not_when_there_is_something(tiny_store: Path) -> N
     judged = [make_step(root, first, model_id).id for model_id in (SMALL, LARGE)]
     with TraceWriter(tiny_store) as writer:
         writer.add_model(make_card("judge"))
+        writer.add_run(make_run("rollouts", plan="rollout"))
         writer.add_step(failed)
         for step_id, score in zip(judged, (0.3, 0.9), strict=True):
             writer.add_judgement(Judgement(step_id, "judge", "useful", score, 10, 0, 1))
@@ -85,7 +86,8 @@ def test_what_may_be_empty_is_not_when_there_is_something(tiny_store: Path) -> N
         writer.add_state(answered)
         for model_id, before, after in ((SMALL, root, first), (LARGE, first, answered)):
             thought = {"completion_tokens": 8, "reasoning_tokens": 6} if model_id == LARGE else {}
-            step = make_step(before, after, model_id, sample_index=2, temperature=0.7, **thought)
+            drawn = {"sample_index": 2, "temperature": 0.7, "run_id": "rollouts"}
+            step = make_step(before, after, model_id, **drawn, **thought)
             writer.add_step(step)
             writer.add_choice(Choice(step.id, "random", 0.5))
         writer.add_prompt_score(PromptScore(problem.id, SMALL, 5, -8.0))

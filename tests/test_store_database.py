@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import pandas as pd
 import pytest
 from tiny import (
+    DEPTH,
     LARGE,
     SMALL,
     add_records,
@@ -17,13 +20,26 @@ from tiny import (
     make_step,
     make_tiny_records,
 )
+from tiny_models import LATTICE_CALLS, make_cards, make_gsm8k_problems, make_tiny_models
 
 from routerlib import paths
+from routerlib.collect import Collector, CollectReport
+from routerlib.collect import make_run as make_collect_run
 from routerlib.errors import ManifestMismatchError, StoreError
+from routerlib.plans import CollectConfig
 from routerlib.records import Choice
 from routerlib.store import TraceWriter, build_database, load_table, open_store, query, verify
 from routerlib.store.database import HELPER_VIEWS
 from routerlib.store.schema import TABLES, make_schema
+
+
+def collect(root: Path, config: CollectConfig) -> CollectReport:
+    """Record the tiny models into ``root``."""
+    models = make_tiny_models()
+    with TraceWriter(root) as writer:
+        run = make_collect_run(config, models, "gsm8k", "test")
+        collector = Collector(models, make_cards(), writer, config)
+        return asyncio.run(collector.collect(make_gsm8k_problems(), run))
 
 
 def test_solo_is_each_models_own_row(tiny_store: Path) -> None:
@@ -104,14 +120,31 @@ def test_steps_of_rollouts_are_in_no_view_of_lattices(tiny_store: Path) -> None:
     problem = make_problems()[2]
     root, end = make_state(problem, ""), make_state(problem, "Answer: 4\n", is_terminal=True)
     with TraceWriter(tiny_store) as writer:
+        writer.add_run(make_run("rollouts", plan="rollout"))
         for model_id in (SMALL, LARGE):
-            step = make_step(root, end, model_id, temperature=0.7)
+            step = make_step(root, end, model_id, temperature=0.7, run_id="rollouts")
             writer.add_state(end)
             writer.add_step(step)
             writer.add_choice(Choice(step.id, "random-0.5", 0.5))
     for name in views:
         pd.testing.assert_frame_equal(
             query(tiny_store, f"SELECT * FROM {name} ORDER BY ALL"), before[name]
+        )
+
+
+def test_a_lattice_keeps_the_steps_that_rollouts_choose(tmp_path: Path) -> None:
+    """Of greedy rollouts into a lattice's store the first finds its steps recorded, so its choices
+    point at them; the others have steps of their own."""
+    lattice = CollectConfig(depth=DEPTH, concurrency=1)
+    assert collect(tmp_path, lattice).calls == LATTICE_CALLS
+    before = {name: query(tmp_path, f"SELECT * FROM {name} ORDER BY ALL") for name in HELPER_VIEWS}
+    report = collect(tmp_path, replace(lattice, plan="rollout", rollouts=4))
+    assert report.recorded_before > 0
+    assert report.recorded_before + report.calls == load_table(tmp_path, "choices").num_rows
+    for name, rows in before.items():
+        assert len(rows), name
+        pd.testing.assert_frame_equal(
+            query(tmp_path, f"SELECT * FROM {name} ORDER BY ALL"), rows, obj=name
         )
 
 

@@ -4,7 +4,7 @@ The only module that imports duckdb. Invariants: nothing here changes the store;
 read no file outside it and its settings cannot be changed. Rows that several shards hold (those of
 two machines put together) are one row only after compaction.
 
-Besides one view per table, these, which leave out the steps of rollouts (those in ``choices``):
+Besides one view per table, these, which leave out the steps that rollouts recorded:
 
 - ``answers``: one row per finished solution, with its problem.
 - ``solo_paths``: one row per problem, model and sampling setting: the model alone from the
@@ -53,17 +53,22 @@ _SQL_TYPES = {
 # Shards may hold a run twice: when it started and when it ended.
 _LATEST_RUN = "QUALIFY row_number() OVER (PARTITION BY id ORDER BY ended_at DESC NULLS LAST) = 1"
 
+# Steps of rollouts are left out: which model wrote them was drawn, and what one model happened to
+# write alone is no sample of what it does. The run that recorded a step tells, not ``choices``: a
+# rollout also chooses steps that a lattice recorded, and those stay.
+_IS_COUNTED = """steps.error IS NULL
+                AND steps.run_id NOT IN (SELECT id FROM runs WHERE plan = 'rollout')"""
+
 # The step by which a model goes on alone from a state. At a state with both, "step" comes before
 # "tail": the deeper recording. A step of no text leads back to its state, so a path that meets one
-# never ends and is not complete. Steps of rollouts are left out: which model wrote them was drawn,
-# and what one model happened to write alone is no sample of what it does.
-_OWN_STEPS = """
+# never ends and is not complete.
+_OWN_STEPS = f"""
             SELECT steps.problem_id, steps.state_id, steps.next_state_id, steps.model_id,
                    steps.prompt_version, steps.temperature, steps.sample_index,
                    steps.kind, steps.completion_tokens, steps.prompt_tokens,
                    states.is_terminal, states.is_correct, states.extracted_answer
             FROM steps JOIN states ON states.id = steps.next_state_id
-            WHERE steps.error IS NULL AND steps.id NOT IN (SELECT step_id FROM choices)
+            WHERE {_IS_COUNTED}
             QUALIFY row_number() OVER (
                 PARTITION BY state_id, model_id, prompt_version, temperature, sample_index
                 ORDER BY kind, max_tokens, steps.id
@@ -186,7 +191,7 @@ HELPER_VIEWS = {
             AND later.sample_index = alone.sample_index
         WHERE own.is_terminal OR later.state_id IS NOT NULL
     """,
-    "agreement": """
+    "agreement": f"""
         SELECT problems.benchmark, problems.split, steps.problem_id, steps.state_id,
                states.depth, steps.kind, steps.prompt_version, steps.temperature,
                steps.sample_index, count(DISTINCT model_id) AS models,
@@ -194,7 +199,7 @@ HELPER_VIEWS = {
         FROM steps
         JOIN states ON states.id = steps.state_id
         JOIN problems ON problems.id = steps.problem_id
-        WHERE steps.error IS NULL AND steps.id NOT IN (SELECT step_id FROM choices)
+        WHERE {_IS_COUNTED}
         GROUP BY ALL
         HAVING count(DISTINCT model_id) > 1
     """,
