@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import LARGE, SMALL, TEXTS, make_card, make_problems, make_run, make_state, make_step
@@ -117,11 +118,19 @@ def test_the_python_runs(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (folder / "gsm8k").mkdir()
     lines = [json.dumps({"question": text, "answer": answer}) for text, answer in TEXTS]
     (folder / "gsm8k" / "test.jsonl").write_text("\n".join(lines))
+    problem = make_problems()[0]
+    root, end = make_state(problem, ""), make_state(problem, "Answer: 5", is_terminal=True)
+    with TraceWriter(tiny_store) as writer:  # a second file, which has the optional column
+        writer.add_state(end)
+        writer.add_step(make_step(root, end, SMALL, sample_index=1, reasoning_tokens=1))
+        writer.add_step(make_step(root, None, SMALL, kind="tail", error="ModelError: no reply"))
     blocks = re.findall(r"```python\n(.*?)```", COOKBOOK, re.DOTALL)
     assert len(blocks) == 2
     export: dict[str, object] = {}
     exec(blocks[0], export)
-    assert len(export["joined"]) == 20  # type: ignore[arg-type]
+    joined: Any = export["joined"]
+    assert len(joined) == 20 + 1
+    assert joined.filter(sample_index=1)["is_correct"].to_list() == [True]
     texts: dict[str, object] = {}
     exec(blocks[1], texts)
-    assert len(texts["with_texts"]) == 6  # type: ignore[arg-type]
+    assert len(texts["with_texts"]) == 6 + 1  # type: ignore[arg-type]
