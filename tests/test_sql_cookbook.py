@@ -9,8 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
-from tiny import LARGE, SMALL, TEXTS, make_card, make_problems, make_run, make_state, make_step
+from tiny import (
+    LARGE,
+    PROMPT_VERSION,
+    SMALL,
+    TEXTS,
+    make_card,
+    make_problems,
+    make_run,
+    make_state,
+    make_step,
+)
 
 from routerlib import paths
 from routerlib.metrics import compute_wilson_interval
@@ -72,6 +83,70 @@ def test_the_interval_is_that_of_the_library() -> None:
     assert frame["high"].to_numpy() == pytest.approx(high, abs=1e-6)
 
 
+BY_SETTING = [recipe for recipe in RECIPES if "prompt_version" in recipe.columns]
+SETTING = ["prompt_version", "temperature", "sample_index"]
+OTHER_SETTINGS: list[dict[str, Any]] = [
+    {"prompt_version": "tiny-v2"},
+    {"temperature": 0.7},
+    {"temperature": 0.7, "sample_index": 1},
+]
+
+
+def record_other_settings(store: Path) -> None:
+    """In each other setting the small model solves problem 0 alone, the large one problem 1."""
+    with TraceWriter(store) as writer:
+        for problem, model_id in zip(make_problems()[:2], (SMALL, LARGE), strict=True):
+            root = make_state(problem, "")
+            end = make_state(problem, f"Answer: {problem.answer}", is_terminal=True)
+            writer.add_state(end)
+            for setting in OTHER_SETTINGS:
+                writer.add_step(make_step(root, end, model_id, **setting))
+
+
+@pytest.mark.parametrize("recipe", BY_SETTING, ids=lambda recipe: recipe.title)
+def test_other_settings_have_rows_of_their_own(recipe: Recipe, tiny_store: Path) -> None:
+    """What another prompt or sample makes of the same problems changes no number."""
+    with TraceWriter(tiny_store) as writer:
+        writer.add_prompt_score(PromptScore(make_problems()[0].id, SMALL, 5, -8.0))
+    before = query(tiny_store, recipe.sql)
+    record_other_settings(tiny_store)
+    frame = query(tiny_store, recipe.sql)
+    is_old = (frame[SETTING] == [PROMPT_VERSION, 0.0, 0]).all(axis=1)
+    assert len(before)
+    pd.testing.assert_frame_equal(frame[is_old].reset_index(drop=True), before)
+    added = frame[~is_old]
+    if recipe.title == "Which model is needed":  # no problem has the answers of both
+        assert added.empty
+    else:
+        assert len(added.groupby(SETTING)) == len(OTHER_SETTINGS)
+
+
+def test_each_query_that_counts_problems_is_by_setting() -> None:
+    alone = COOKBOOK.partition("## Each model alone")[2].partition("\n## ")[0]
+    titles = set(re.findall(r"^### (.*)$", alone, re.MULTILINE))
+    assert titles
+    assert titles <= {recipe.title for recipe in BY_SETTING}
+    assert all(set(SETTING) <= set(recipe.columns) for recipe in BY_SETTING)
+
+
+def test_which_model_is_needed_by_hand(tiny_store: Path) -> None:
+    """Each model solves what the other does not; a problem without both answers is left out."""
+    (recipe,) = (recipe for recipe in RECIPES if recipe.title.startswith("Which model"))
+    setting = ["tiny", "test", PROMPT_VERSION, 0.0, 0]
+    assert query(tiny_store, recipe.sql).values.tolist() == [[*setting, 2, 3, 0, 3, 0, 0]]
+    record_other_settings(tiny_store)
+    problem = make_problems()[0]
+    wrong = make_state(problem, "Answer: 6", is_terminal=True)
+    with TraceWriter(tiny_store) as writer:
+        writer.add_state(wrong)
+        writer.add_step(make_step(make_state(problem, ""), wrong, LARGE, temperature=0.7))
+    warm = ["tiny", "test", PROMPT_VERSION, 0.7, 0]
+    assert query(tiny_store, recipe.sql).values.tolist() == [
+        [*setting, 2, 3, 0, 3, 0, 0],
+        [*warm, 2, 1, 0, 1, 0, 0],
+    ]
+
+
 def test_what_may_be_empty_is_not_when_there_is_something(tiny_store: Path) -> None:
     problem = make_problems()[0]
     root, first = make_state(problem, ""), make_state(problem, "2 + 3 = 5\n")
@@ -103,7 +178,7 @@ def test_what_may_be_empty_is_not_when_there_is_something(tiny_store: Path) -> N
         ["judge", "useful", pytest.approx(0.8), 1, 1.0],
     ]
     assert rollouts == [["tiny", "test", "random", 1, 2.0, 0.5, 1.0]]
-    assert surprises == [["tiny", "test", SMALL, False, 1, 2.0]]
+    assert surprises == [["tiny", "test", SMALL, PROMPT_VERSION, 0.0, 0, False, 1, 2.0]]
     assert texts == [["tiny", "test", problem.id, problem.text, problem.answer]]
 
 
