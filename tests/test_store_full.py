@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,12 +16,13 @@ import pytest
 from tiny import add_records, make_run, make_tiny_records, write_tiny_store
 from tiny_models import LATTICE_CALLS, make_cards, make_gsm8k_problems, make_tiny_models
 
+from routerlib.cli import main
 from routerlib.collect import Collector, CollectReport
 from routerlib.collect import make_run as make_collect_run
 from routerlib.errors import StoreError
 from routerlib.plans import CollectConfig
 from routerlib.records import Step
-from routerlib.store import TraceWriter, compact, files, load_table, verify
+from routerlib.store import TraceWriter, build_database, compact, files, load_table, verify
 from routerlib.store import journal as journals
 from routerlib.store.schema import TABLES
 
@@ -141,6 +143,67 @@ def test_a_manifest_that_finds_no_space(tmp_path: Path, monkeypatch: pytest.Monk
     disk.is_full = False
     TraceWriter(tmp_path).close()
     assert verify(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "part"),
+    [
+        (files.pq, "write_table", "/problems/"),
+        (files.pq, "write_table", "/steps/"),
+        (files, "_write_text", "compaction.json"),
+        (files, "_write_text", "manifest.json"),
+    ],
+)
+def test_a_compaction_that_finds_no_space(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    expected: list[list[dict[str, object]]],
+    owner: Any,
+    name: str,
+    part: str,
+) -> None:
+    """The rows stay as they are; the next compaction does it, or finishes it."""
+    with TraceWriter(tmp_path, flush_rows=4) as writer:
+        add_records(writer, RECORDS)
+    disk = FullDisk(monkeypatch, owner, name, part)
+    disk.is_full = True
+    with pytest.raises(StoreError, match=rf"{tmp_path} cannot be written .*make space there"):
+        compact(tmp_path)
+    disk.is_full = False
+    compact(tmp_path)
+    assert verify(tmp_path) == []
+    assert read_all(tmp_path) == expected
+    assert [path.name for path in (tmp_path / "steps").iterdir()] == ["steps-000.parquet"]
+
+
+def test_the_disk_is_full_in_a_command(
+    tmp_path: Path, mount: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``compact`` and ``db`` say so and leave the store, and the database from before, whole."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount(disk, "size=1m")
+    root = write_tiny_store(disk)
+    path = build_database(root)
+    before = path.read_bytes()
+    files_before = {file for file in root.rglob("*") if file.is_file()}
+    for space in (0, 4, 8, 16, 64, 128, 256):
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(shutil.disk_usage(disk).free - space * 1024))
+        assert main(["db", "--traces", str(root)]) == 1
+        assert f"{path} cannot be written" in capsys.readouterr().err
+        assert path.read_bytes() == before
+        assert {file for file in root.rglob("*") if file.is_file()} == files_before
+        ballast.unlink()
+    for space in (0, 4, 8, 16):
+        ballast.write_bytes(bytes(shutil.disk_usage(disk).free - space * 1024))
+        assert main(["compact", "--traces", str(root)]) == 1
+        assert f"{root} cannot be written" in capsys.readouterr().err
+        assert verify(root) == []
+        ballast.unlink()
+    assert main(["compact", "--traces", str(root)]) == 0
+    assert main(["db", "--traces", str(root)]) == 0
+    assert {file for file in root.rglob("*") if file.is_file()} == files_before
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])

@@ -21,6 +21,7 @@ from routerlib.store.files import (
     compute_file_sha256,
     is_shard,
     list_files,
+    named_write_errors,
     sync,
     write_parquet,
     write_text,
@@ -58,18 +59,20 @@ def compact(root: Path) -> None:
     """Merge every table's files into ``<table>-000.parquet``, ``-001``, ... and list them in the
     manifest. No row changes.
 
-    Raises StoreError when a writer is at work or rows conflict, and the errors of ``load_table``
-    when the store is unsound. A missing manifest is made anew from the files as they are.
+    Raises StoreError when a writer is at work, rows conflict or the disk is full (no row is lost;
+    the next compaction or writer starts anew or finishes it), and the errors of ``load_table`` when
+    the store is unsound. A missing manifest is made anew from the files as they are.
     """
     if not root.is_dir():
         raise StoreError(f"there is no store at {root}: name the folder of one")
     lock = StoreLock(root)
     try:
-        recover(root)
-        recover_rows(root)
-        manifest = _prepare(root)
-        _commit(root, manifest)
-        recover(root)
+        with named_write_errors(root):
+            recover(root)
+            recover_rows(root)
+            manifest = _prepare(root)
+            _commit(root, manifest)
+            recover(root)
     finally:
         lock.release()
 

@@ -35,7 +35,7 @@ import pandas as pd
 import pyarrow as pa
 
 from routerlib.errors import StoreError
-from routerlib.store.files import check_file, list_files
+from routerlib.store.files import check_file, list_files, named_write_errors
 from routerlib.store.reading import check_store
 from routerlib.store.schema import OPTIONAL_COLUMNS, TABLES, find_absent, make_schema
 
@@ -232,19 +232,37 @@ def build_database(root: Path) -> Path:
 
     The views name the Parquet files by this machine's paths and show what is there when they are
     used: build it again after moving the store, and when a table got its first rows or a new
-    column. Errors as ``load_table``.
+    column. Raises StoreError when it cannot be written (the store, and a database from before,
+    stay as they are), and the errors of ``load_table``.
     """
     check_store(root, TABLES)
     path = root / DATABASE_NAME
     hidden = path.with_name(f".{DATABASE_NAME}.{os.getpid()}.new")
-    hidden.unlink(missing_ok=True)
-    try:
-        with duckdb.connect(str(hidden)) as connection:
-            _create_views(connection, root)
-        hidden.replace(path)
-    finally:
-        hidden.unlink(missing_ok=True)
+    with named_write_errors(root):
+        _remove_database(hidden)
+        try:
+            _write_database(hidden, root)
+            hidden.replace(path)
+        finally:
+            _remove_database(hidden)
     return path
+
+
+def _write_database(path: Path, root: Path) -> None:
+    try:
+        with duckdb.connect(str(path)) as connection:
+            _create_views(connection, root)
+            connection.execute("CHECKPOINT")  # closing does the same, but does not say if it fails
+    except duckdb.Error as error:
+        raise StoreError(
+            f"{root / DATABASE_NAME} cannot be written ({error}): make space there, or allow this "
+            "user to write there, and build it again; the store is as it was"
+        ) from error
+
+
+def _remove_database(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
 
 
 def query(root: Path, sql: str) -> pd.DataFrame:
