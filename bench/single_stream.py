@@ -1,8 +1,8 @@
 """How fast a model reads and writes, one request at a time: the speeds of the latency lens.
 
 Three calls tell them apart: one with a prompt that is new to the server and one written token, the
-same again (the prompt is cached now), and the same with many written tokens. What they share, the
-way to the server and back, is in none of the differences.
+same again (the prompt is cached now, but for the end of it that fills no block), and the same with
+many written tokens. What they share, the way to the server and back, is in none of the differences.
 """
 
 from __future__ import annotations
@@ -50,8 +50,15 @@ async def measure_once(model: Model, seed: int) -> Speeds:
             f"for a known one and {long.latency_s:.3f} s for {long.completion_tokens} tokens: let "
             "nothing else run, and try again"
         )
+    return Speeds(_count_read(first, again) / reading, (long.completion_tokens - 1) / writing)
+
+
+def _count_read(first: Completion, again: Completion) -> int:
+    """The tokens that only the first call read. A server that counts no cached tokens (vLLM, unless
+    it is told to) is taken to have read nothing again, which is right but for one block."""
     read = first.prompt_tokens - first.cached_prompt_tokens
-    return Speeds(read / reading, (long.completion_tokens - 1) / writing)
+    read_again = again.prompt_tokens - again.cached_prompt_tokens
+    return read - read_again if again.cached_prompt_tokens else read
 
 
 def measure_single_stream(

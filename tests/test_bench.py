@@ -81,29 +81,36 @@ def test_prompts_that_share_less_have_a_tree_of_their_own(tiny_store: Path) -> N
 
 @dataclass
 class TimedModel:
-    """Answers in no time and says that it took what its speeds and the way there would take."""
+    """Answers in no time and says that it took what its speeds and the way there would take; of a
+    prompt that it has seen it reads again what fills no ``block`` of tokens."""
 
     id: str = "timed"
+    block: int = 1
+    counts_cached: bool = True
     prefill: float = 500.0
     decode: float = 40.0
     seen: set[str] = field(default_factory=set)
 
     async def complete(self, request: Request) -> Completion:
         text, tokens = request.messages[-1].content, request.sampling.max_tokens
-        read = 0 if text in self.seen else len(text.split())
+        length = len(text.split())
+        cached = length // self.block * self.block if text in self.seen else 0
         self.seen.add(text)
-        latency = 0.3 + read / self.prefill + tokens / self.decode
-        blank = build_completion("x", request, self.id)
         return replace(
-            blank, prompt_tokens=len(text.split()), completion_tokens=tokens, latency_s=latency
+            build_completion("x", request, self.id),
+            prompt_tokens=length,
+            cached_prompt_tokens=cached if self.counts_cached else 0,
+            completion_tokens=tokens,
+            latency_s=0.3 + (length - cached) / self.prefill + tokens / self.decode,
         )
 
     async def aclose(self) -> None:
         """Do nothing."""
 
 
-def test_speeds_are_told_apart_from_each_other_and_from_the_way_there() -> None:
-    model = TimedModel()
+@pytest.mark.parametrize("block", [1, 32, 256])
+def test_speeds_are_told_apart_from_each_other_and_from_the_way_there(block: int) -> None:
+    model = TimedModel(block=block)
     for seed in (0, 1):  # each prompt is new
         found = asyncio.run(measure_once(model, seed))
         assert (found.prefill, found.decode) == pytest.approx((500.0, 40.0))
@@ -112,6 +119,13 @@ def test_speeds_are_told_apart_from_each_other_and_from_the_way_there() -> None:
     with pytest.raises(ValueError, match="let nothing else run"):
         asyncio.run(measure_once(TimedModel(prefill=-1.0), 0))
     assert measure_single_stream(None, "any") == []
+
+
+def test_a_server_that_counts_no_cached_tokens_is_taken_to_have_read_the_new_prompt() -> None:
+    """It caches all the same: the known prompt takes no time."""
+    model = TimedModel(counts_cached=False)
+    found = asyncio.run(measure_once(model, 0))
+    assert (found.prefill, found.decode) == pytest.approx((500.0, 40.0))
 
 
 def test_goals() -> None:
