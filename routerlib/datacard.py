@@ -14,7 +14,7 @@ import pandas as pd
 from routerlib.metrics import compute_wilson_interval
 from routerlib.readme import replace_section
 from routerlib.store import query
-from routerlib.tables import format_markdown, format_value
+from routerlib.tables import MISSING, format_markdown, format_value
 
 START = "<!-- counts: written by `routerlib datacard` from the store -->"
 END = "<!-- /counts -->"
@@ -47,10 +47,13 @@ _COUNTS = """
     FROM problems JOIN found ON found.problem_id = id JOIN called ON called.problem_id = id
     GROUP BY ALL ORDER BY ALL
 """
-_ALONE = """
-    SELECT benchmark, split, model_id AS model, count(*) AS problems,
-           count(*) FILTER (is_correct) AS right, avg(completion_tokens) AS tokens
-    FROM solo_paths WHERE is_complete GROUP BY ALL ORDER BY ALL
+_COMPLETE = """count(*) FILTER (is_complete) AS problems,
+           count(*) FILTER (NOT is_complete) AS incomplete,
+           count(*) FILTER (is_complete AND is_correct) AS right,
+           avg(completion_tokens) FILTER (is_complete) AS tokens"""
+_ALONE = f"""
+    SELECT benchmark, split, model_id AS model, {_COMPLETE}
+    FROM solo_paths GROUP BY ALL ORDER BY ALL
 """
 _LEVELS = """
     SELECT benchmark, split, string_agg(format('{}: {}', level, problems), ', ' ORDER BY level)
@@ -77,10 +80,9 @@ _SCORED = """
     FROM prompt_scores JOIN problems ON problems.id = problem_id
     GROUP BY ALL ORDER BY ALL
 """
-_PROMPTS = """
-    SELECT benchmark, split, prompt_version AS prompt, model_id AS model, count(*) AS problems,
-           count(*) FILTER (is_correct) AS right, avg(completion_tokens) AS tokens
-    FROM solo_paths WHERE is_complete GROUP BY ALL ORDER BY ALL
+_PROMPTS = f"""
+    SELECT benchmark, split, prompt_version AS prompt, model_id AS model, {_COMPLETE}
+    FROM solo_paths GROUP BY ALL ORDER BY ALL
 """
 _ROLLOUTS = """
     SELECT benchmark, split, behaviour, temperature, count(DISTINCT steps.problem_id) AS problems,
@@ -107,10 +109,15 @@ def render_datacard(traces: Path) -> str:
 def _render_inner_store(store: Path) -> str:
     """What is in a store of rollouts or of prompts' pilots."""
     if not (rollouts := query(store, _ROLLOUTS)).empty:
-        text = "Solutions sampled step by step, and how often they are right."
+        is_whole = rollouts["decisions"].equals(rollouts["rollouts"])
+        what = "Whole solutions sampled" if is_whole else "Solutions sampled step by step"
+        text = f"{what}, and how often they are right."
         return f"{text}\n\n{format_markdown(_round(rollouts))}"
-    text = "Each model alone with each prompt; accuracy [95% Wilson interval], tokens written."
     frame = _make_accuracies(query(store, _PROMPTS), "prompt")
+    text = (
+        "Each model alone with each prompt, on the problems whose path is complete; accuracy [95% "
+        f"Wilson interval], tokens written per problem.{_explain_incomplete(frame)}"
+    )
     return f"{text}\n\n{format_markdown(frame)}"
 
 
@@ -118,6 +125,7 @@ def _render_store(traces: Path) -> str:
     runs = query(traces, _RUNS).iloc[0]
     size = sum(path.stat().st_size for path in traces.glob("*/*.parquet"))
     settings = query(traces, _SETTINGS)
+    alone = _make_accuracies(query(traces, _ALONE))
     counts = query(traces, _COUNTS)
     for share in ("truncated", "failed"):
         counts[share] = [f"{value:.2%}" for value in counts[share]]
@@ -129,8 +137,8 @@ def _render_store(traces: Path) -> str:
         "the calls that gave text; *truncated* ones ended at the token cap.",
         format_markdown(counts),
         "Each model alone, greedy, on the problems whose path is complete; accuracy [95% Wilson "
-        "interval], tokens written per problem.",
-        format_markdown(_make_accuracies(query(traces, _ALONE))),
+        f"interval], tokens written per problem.{_explain_incomplete(alone)}",
+        format_markdown(alone),
     ]
     for sql, text in (
         (_LEVELS, "Problems by level of difficulty (whole levels: 4.5 counts as 4)."),
@@ -156,13 +164,25 @@ def _round(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _make_accuracies(alone: pd.DataFrame, *more: str) -> pd.DataFrame:
+    """The table of accuracies; it says how many problems are ``incomplete`` where any is."""
     ends = compute_wilson_interval(alone["right"].to_numpy(), alone["problems"].to_numpy())
     shares = alone["right"] / alone["problems"]
     alone["accuracy"] = [
         format_value(*values, digits=3) for values in zip(shares, *ends, strict=True)
     ]
-    alone["tokens"] = alone["tokens"].round().astype(int)
-    return alone[["benchmark", "split", *more, "model", "problems", "accuracy", "tokens"]]
+    tokens = alone["tokens"].round().astype("Int64").astype(object)
+    alone["tokens"] = tokens.where(tokens.notna(), MISSING).infer_objects()
+    counts = ["problems", "incomplete"] if alone["incomplete"].any() else ["problems"]
+    return alone[["benchmark", "split", *more, "model", *counts, "accuracy", "tokens"]]
+
+
+def _explain_incomplete(accuracies: pd.DataFrame) -> str:
+    if "incomplete" not in accuracies:
+        return ""
+    return (
+        " *Incomplete* are the problems whose recorded path has no end: they are in no accuracy, "
+        "and where they are many it says little."
+    )
 
 
 def _describe_model(row: pd.Series) -> str:

@@ -8,7 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import LARGE, SMALL, make_problem_row, make_problems, make_run, make_state, make_step
+from tiny import (
+    LARGE,
+    SMALL,
+    add_records,
+    make_problem_row,
+    make_problems,
+    make_run,
+    make_state,
+    make_step,
+    make_tiny_records,
+)
 
 from routerlib import paths
 from routerlib.cli import main
@@ -46,6 +56,28 @@ def test_the_numbers_of_the_hand_made_store(tiny_store: Path) -> None:
     assert f"| tiny | test | {LARGE} | 3 | 0.667 [0.208, 0.939] | 8 |" in card
     assert f"- `{SMALL}`: 100 weights (none), licence CC0-1.0, SHA-256" in card
     assert "not known" in card
+    assert "incomplete" not in card
+
+
+def test_problems_without_a_complete_path_are_counted(tiny_store: Path) -> None:
+    """In the main store and in an inner one: the large model's third problem, all of a second
+    prompt's."""
+    problem = make_problems()[1]
+    root, first = make_state(problem, ""), make_state(problem, "4 + 6 = 10\n")
+    for store in (tiny_store / "pilot", tiny_store):
+        with TraceWriter(store) as writer:
+            if store != tiny_store:
+                add_records(writer, make_tiny_records()[:-4])
+            writer.add_step(make_step(root, first, SMALL, prompt_version="tiny-v2"))
+    main_part, _, pilot = render_datacard(tiny_store).partition("### `traces/pilot`")
+    assert "*Incomplete* are the problems" in main_part
+    assert f"| tiny | test | {SMALL} | 3 | 1 | 0.333 [0.061, 0.792] | 5 |" in main_part
+    assert "on the problems whose path is complete" in pilot
+    assert "*Incomplete* are the problems" in pilot
+    assert "| prompt | model | problems | incomplete | accuracy | tokens |" in pilot
+    assert f"| tiny-v1 | {SMALL} | 3 | 0 | 0.333 [0.061, 0.792] | 5 |" in pilot
+    assert f"| tiny-v1 | {LARGE} | 2 | 1 | 1.000 [0.342, 1.000] | 8 |" in pilot
+    assert f"| tiny-v2 | {SMALL} | 0 | 1 | – | – |" in pilot
 
 
 def test_what_only_some_stores_have(tiny_store: Path) -> None:
@@ -80,6 +112,13 @@ def test_what_only_some_stores_have(tiny_store: Path) -> None:
         writer.add_choice(Choice(step.id, "random-0.5", 0.5))
     section = render_datacard(tiny_store).partition("### `traces/pilot`")[2]
     assert "| tiny | test | random-0.5 | 0.7 | 1 | 1 | 1 | 1.0 |" in section
+    assert "Whole solutions sampled, and" in section
+    with TraceWriter(inner) as writer:
+        step = make_step(root, first, LARGE, temperature=0.7, sample_index=1)
+        writer.add_step(step)
+        writer.add_choice(Choice(step.id, "random-0.5", 0.5))
+    section = render_datacard(tiny_store).partition("### `traces/pilot`")[2]
+    assert "Solutions sampled step by step, and" in section
 
 
 def test_the_command_rewrites_what_is_between_the_marks(
