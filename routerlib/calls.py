@@ -12,18 +12,10 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from routerlib.errors import ModelError, get_first_error
-from routerlib.models.protocol import Model
-from routerlib.records import Request
-
-BAD_REQUEST = (400, 422)
-"""The statuses of a server that does not take a request of this form."""
-
-LETTER = "x"
-"""Stands in an empty message where a server takes none; a token in every tokeniser."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -122,20 +114,3 @@ def run_cancellable(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
                 return ended.result()
             except (KeyboardInterrupt, SystemExit):
                 loop.call_soon_threadsafe(task.cancel)
-
-
-async def count_shared_tokens(model: Model, request: Request) -> int:
-    """Return the prompt tokens of a request that ends with an empty message, with one call; with a
-    second one where the server takes no empty message (Anthropic's does not): then with a letter
-    in it, which counts as one token.
-
-    Raises ModelError as ``model`` does, of the second call where there were two.
-    """
-    try:
-        return (await model.complete(request)).prompt_tokens
-    except ModelError as refusal:
-        if refusal.status_code not in BAD_REQUEST:
-            raise
-        *before, empty = request.messages
-        filled = replace(request, messages=(*before, replace(empty, content=LETTER)))
-        return (await model.complete(filled)).prompt_tokens - 1

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from routerlib.benchmarks import GENERATED_BENCHMARKS
-from routerlib.calls import count_shared_tokens
 from routerlib.collect_rows import (
     fill_refused_step,
     fill_step,
@@ -32,6 +31,7 @@ from routerlib.errors import ModelError, StepRefusedError, get_first_error
 from routerlib.grading import BENCHMARK_STYLE, grade
 from routerlib.models.capabilities import Capabilities
 from routerlib.models.protocol import Model
+from routerlib.models.shared_prompt import count_shared_tokens
 from routerlib.plans import (
     CollectConfig,
     Expansion,

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 
 import pyarrow.compute as pc
 
-from routerlib.calls import CallReport, count_shared_tokens, make_calls
+from routerlib.calls import CallReport, make_calls
 from routerlib.continuations import CONTINUATIONS, Continuation, name_prompt_version
 from routerlib.errors import ModelError
 from routerlib.judge_prompts import (
@@ -28,6 +28,7 @@ from routerlib.judge_prompts import (
 )
 from routerlib.models.capabilities import Capabilities
 from routerlib.models.protocol import Model
+from routerlib.models.shared_prompt import count_shared_tokens
 from routerlib.prompts import PROMPTS
 from routerlib.records import Judgement, ModelCard, Problem, Request, Run, Sampling
 from routerlib.runs import begin_run, end_run

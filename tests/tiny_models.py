@@ -18,9 +18,9 @@ from pathlib import Path
 
 from tiny import EXPANSIONS, LARGE, SMALL, TEXTS, make_card, make_problems
 
-from routerlib.calls import LETTER
 from routerlib.errors import ModelError
 from routerlib.models import ScriptedModel
+from routerlib.models.shared_prompt import LETTER
 from routerlib.records import Completion, ModelCard, Problem, Request
 
 MODEL_IDS = (SMALL, LARGE)
