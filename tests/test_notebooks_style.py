@@ -138,3 +138,13 @@ def test_stored_form_is_a_fixed_point_and_keeps_the_sources(cells: list[tuple[st
 @pytest.mark.parametrize("path", TRACKED, ids=lambda path: path.name)
 def test_tracked_notebook_keeps_the_rules(path: Path) -> None:
     assert check_notebook(path) == []
+
+
+@pytest.mark.parametrize("path", TRACKED, ids=lambda path: path.name)
+def test_styled_texts_of_models_are_escaped(path: Path) -> None:
+    """A pandas Styler shows markup as it is, unless told; a plain frame escapes it."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    styled = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    styled = [source for source in styled if ".style." in source and '"text"' in source]
+    assert all('.style.format(escape="html")' in source for source in styled)
+    assert bool(styled) is (path.name == "02_explore_store.ipynb")
