@@ -79,6 +79,18 @@ def test_a_provider_has_an_address_and_a_key_of_its_own(tmp_path: Path, provider
     assert transport.base_url.startswith("https://")
 
 
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_a_providers_key_goes_to_no_other_server_unless_named(
+    tmp_path: Path, provider: str
+) -> None:
+    head = f'[m]\nprovider = "{provider}"\nbase_url = "http://127.0.0.1:8000/v1"\n'
+    assert load_model_file(write(tmp_path, head))["m"].api_key_env is None
+    named = load_model_file(write(tmp_path, head + 'api_key_env = "SOME_KEY"'))["m"]
+    assert named.api_key_env == "SOME_KEY"
+    own = head.replace("http://127.0.0.1:8000/v1", f"{PROVIDERS[provider].base_url}/")
+    assert load_model_file(write(tmp_path, own))["m"].api_key_env is not None
+
+
 @pytest.mark.parametrize("provider", ["openai", "openai-compatible"])
 def test_which_of_openais_apis(tmp_path: Path, provider: str) -> None:
     head = f'[gpt-x]\nprovider = "{provider}"\nbase_url = "http://127.0.0.1:8000/v1"\n'

@@ -155,7 +155,8 @@ def _read_entry(where: str, name: str, table: Any) -> ModelEntry:
     if base_url is None:
         raise ModelFileError(f"{where} needs a base_url, the server's address up to and with /v1")
     _check_base_url(where, base_url)
-    variable = texts["api_key_env"] or provider.api_key_env
+    is_own = base_url.rstrip("/") == (provider.base_url or "").rstrip("/")
+    variable = texts["api_key_env"] or (provider.api_key_env if is_own else None)
     if variable is not None and not _VARIABLE.fullmatch(variable):
         raise ModelFileError(
             f"{where}: api_key_env is not the name of an environment variable (capitals, digits "
