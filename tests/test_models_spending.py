@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 import time
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -99,6 +100,45 @@ def test_the_true_price_is_booked_and_the_last_call_is_not_sent() -> None:
     assert cap.spent_usd <= cap.limit_usd < cap.spent_usd + WORST_USD
     assert cap.reserved_usd == 0
     assert f"{cap.spent_usd:.4f} USD are spent" in str(caught.value)
+
+
+@pytest.mark.parametrize("limit_usd", [1.0, float("inf")])
+def test_after_a_call_beyond_its_worst_case_no_more_is_sent(limit_usd: float) -> None:
+    """So a provider that bills thought on top of the limit costs one call more, not all of them."""
+    model = ScriptedModel("m", lambda request: answer(written=500))
+    cap = SpendingCap(limit_usd)
+    capped = CappedModel(model, CARD, cap, tries=3)
+    assert ask_once(capped, REQUEST).completion_tokens == 500
+    assert cap.spent_usd == pytest.approx(compute_usd(CARD, 40, 0, 500))
+    assert cap.spent_usd > WORST_USD
+    if limit_usd == 1.0:
+        said = "40 tokens read and 500 written, where 100 were allowed.*thinking_tokens"
+        with pytest.raises(SpendingCapError, match=said):
+            ask_once(capped, REQUEST)
+        assert model.calls == 1
+    else:  # such a cap only counts
+        ask_once(capped, REQUEST)
+        assert cap.spent_usd == pytest.approx(2 * compute_usd(CARD, 40, 0, 500))
+
+
+def test_what_rounding_leaves_is_not_waited_for() -> None:
+    cap = SpendingCap(20_000.0)
+    amounts = [641.1, 4215.5, 3912.3, 5642.1]  # adding and taking them away leaves 1.3e-12
+
+    async def spend() -> None:
+        async with AsyncExitStack() as held:
+            for amount in amounts:
+                booking = await held.enter_async_context(cap.reserve(amount))
+                booking.actual_usd = 0.0
+            held.push_async_callback(asyncio.sleep, 0)
+        assert (cap.in_flight, cap.reserved_usd) == (0, 0.0)
+        async with cap.reserve(20_000.0):
+            pass
+        async with cap.reserve(1.0):
+            pass
+
+    with pytest.raises(SpendingCapError, match="more than the cap"):
+        asyncio.run(asyncio.wait_for(spend(), 5))
 
 
 @pytest.mark.parametrize(("doubtful", "tries", "booked"), [(0, 3, 0), (2, 3, 2), (9, 3, 3)])

@@ -3,6 +3,7 @@ cost is booked afterwards.
 
 Invariant: booked and reserved together never pass the limit, so neither does the bill, whatever is
 in flight, as long as a provider keeps to its published prices and to a request's limit of tokens.
+After the first call that cost more than its worst case nothing more is sent.
 A try that may have been billed and brought no usage (a timeout, a cut connection, a reply without
 counts) is booked at its worst case, never at 0.
 """
@@ -10,6 +11,7 @@ counts) is booked at its worst case, never at 0.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,12 +30,15 @@ class SpendingCap:
     """What may be spent in all, by all models of a run, in USD.
 
     ``limit_usd`` may be infinite: then the cap only counts. ``spent_usd`` is booked,
-    ``reserved_usd`` the worst case of the calls in flight.
+    ``reserved_usd`` the worst case of the calls ``in_flight``. ``broken`` says why no worst case
+    can be relied on any more, if so.
     """
 
     limit_usd: float
     spent_usd: float = 0.0
     reserved_usd: float = 0.0
+    in_flight: int = 0
+    broken: str = ""
     _changed: asyncio.Condition | None = field(default=None, init=False, repr=False)
     _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False, repr=False)
 
@@ -46,18 +51,20 @@ class SpendingCap:
         """Hold an amount for one call, waiting until others are booked if it does not fit yet.
 
         The amount is booked at the end as ``Booking.actual_usd`` says, in full if it does not.
-        Raises SpendingCapError when it would not fit with nothing else in flight.
+        Raises SpendingCapError when it would not fit with nothing else in flight, and for a finite
+        limit once the cap is ``broken``.
         """
         changed = self._get_changed()
         async with changed:
-            while self.spent_usd + self.reserved_usd + worst_usd > self.limit_usd:
-                if self.reserved_usd <= 0:
+            while self._is_short_of(worst_usd):
+                if self.in_flight == 0:
                     raise SpendingCapError(
                         f"{self.spent_usd:.4f} USD are spent and the next call may cost "
                         f"{worst_usd:.4f}: more than the cap of {self.limit_usd:g} USD"
                     )
                 await changed.wait()
             self.reserved_usd += worst_usd
+            self.in_flight += 1
         booking = Booking(worst_usd)
         try:
             yield booking
@@ -73,11 +80,18 @@ class SpendingCap:
             self._changed, self._loop = asyncio.Condition(), loop
         return self._changed
 
+    def _is_short_of(self, worst_usd: float) -> bool:
+        """Say whether an amount does not fit now. Raises SpendingCapError where nothing does."""
+        if self.broken and math.isfinite(self.limit_usd):
+            raise SpendingCapError(f"{self.spent_usd:.4f} USD are spent, and {self.broken}")
+        return self.spent_usd + self.reserved_usd + worst_usd > self.limit_usd
+
     def _book(self, worst_usd: float, actual_usd: float) -> None:
         self.spent_usd += actual_usd
+        self.in_flight -= 1
         self.reserved_usd -= worst_usd
-        if self.reserved_usd < 1e-12:  # what is left of adding and taking away
-            self.reserved_usd = 0.0
+        if self.in_flight == 0:
+            self.reserved_usd = 0.0  # without what is left of adding and taking away
 
 
 @dataclass(slots=True)
@@ -124,13 +138,21 @@ class CappedModel:
             except ModelError as error:
                 booking.actual_usd = worst_usd * min(error.doubtful_tries, self.tries)
                 raise
-            doubtful_usd = worst_usd * completion.doubtful_tries
-            booking.actual_usd = doubtful_usd + compute_usd(
+            answer_usd = compute_usd(
                 self.card,
                 completion.prompt_tokens,
                 completion.cached_prompt_tokens,
                 completion.completion_tokens,
             )
+            booking.actual_usd = worst_usd * completion.doubtful_tries + answer_usd
+            if answer_usd > worst_usd:
+                self.cap.broken = (
+                    f"a call of {self.id} cost {answer_usd:.4f}, more than the {worst_usd:.4f} "
+                    f"that it could: {completion.prompt_tokens} tokens read and "
+                    f"{completion.completion_tokens} written, where "
+                    f"{request.sampling.max_tokens + self.thinking_tokens} were allowed. Give its "
+                    "table more thinking_tokens"
+                )
         return completion
 
     async def aclose(self) -> None:
