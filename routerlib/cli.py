@@ -7,6 +7,7 @@ Each command is a thin layer over the library; whatever it needs is imported whe
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         said = make_printable(str(error))
         print(f"routerlib: {type(error).__name__}: {said}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):  # the latter ends what a thread awaited
         print("routerlib: interrupted", file=sys.stderr)
         return 130
     return status
@@ -207,7 +208,8 @@ def _run_query(options: argparse.Namespace) -> int:
 
     frame = query(options.traces, options.sql)
     text = frame.to_csv(index=False) if options.csv else frame.to_string(index=False) + "\n"
-    print(text, end="")
+    # What models wrote may move a terminal's cursor; a file gets it as it is.
+    print(text if options.csv and not sys.stdout.isatty() else make_printable(text), end="")
     return 0
 
 

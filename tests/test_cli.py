@@ -571,6 +571,19 @@ def test_query(tiny_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "model_id,steps\ntiny-large,10\ntiny-small,10\n"
 
 
+def test_what_a_query_finds_moves_no_cursor(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = ["query", "SELECT chr(27) || '[31mred' AS said", "--traces", str(tiny_store)]
+    assert main(ask) == 0
+    assert capsys.readouterr().out.split() == ["said", "[31mred"]
+    assert main([*ask, "--csv"]) == 0
+    assert capsys.readouterr().out == "said\n\x1b[31mred\n"  # to a file or another program
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main([*ask, "--csv"]) == 0
+    assert capsys.readouterr().out == "said\n [31mred\n"
+
+
 @pytest.mark.parametrize(
     "sql",
     [
@@ -669,6 +682,19 @@ def test_an_interrupt_is_an_exit_status(
     assert main(["verify", "--traces", str(tmp_path)]) == 130
     assert capsys.readouterr() == ("", "routerlib: interrupted\n")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_interrupt_while_a_thread_is_awaited_is_one_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As where a model is asked what it can do, before anything is recorded."""
+
+    def stop(root: Path) -> list[str]:
+        raise asyncio.CancelledError  # as run_cancellable does when it is interrupted
+
+    monkeypatch.setattr("routerlib.store.verify", stop)
+    assert main(["verify", "--traces", str(tmp_path)]) == 130
+    assert capsys.readouterr() == ("", "routerlib: interrupted\n")
 
 
 def test_an_ignored_signal_stays_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
