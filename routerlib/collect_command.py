@@ -122,8 +122,7 @@ def run_collect(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as opened:
         writer = opened.enter_context(TraceWriter(options.traces))
         known = load_capabilities(options.traces)
-        for model in named:
-            check_recorded(options, model)
+        check_recorded(options, named)
         found = {
             model.card.id: find_capabilities(model, known)
             for model in named

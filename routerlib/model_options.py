@@ -245,27 +245,28 @@ def find_capabilities(named: NamedModel, recorded: Mapping[str, Capabilities]) -
     return run_cancellable(probe())
 
 
-def check_recorded(options: argparse.Namespace, named: NamedModel) -> None:
+def check_recorded(options: argparse.Namespace, named: Sequence[NamedModel]) -> None:
     """Raise ModelFileError where the store has answers of another model under the name of a table,
     whose ``model`` was changed since: two models would be taken for one."""
-    import pyarrow.compute as pc
-
     from routerlib.models.names import is_same_model
     from routerlib.store import load_table
 
-    root = options.traces
-    if named.entry is None or not (root / "manifest.json").is_file():
+    if not any(model.entry for model in named) or not (options.traces / "manifest.json").is_file():
         return
-    name, aliases = named.entry.model_name, getattr(options, f"{named.role}_alias")
-    own = pc.field("model_id") == named.card.id
-    rows = load_table(root, "steps", columns=["returned_model"], where=own)
-    for returned in rows["returned_model"].drop_null().unique().to_pylist():
-        if not is_same_model(returned, name, aliases):
-            raise ModelFileError(
-                f"{root} has steps of [{named.card.id}] that {returned!r} wrote, and the table now "
-                f"names {name!r}: give the new model a table of its own or another --traces, or, "
-                f"if both are one model, name the old one with --{named.role}-alias"
-            )
+    rows = load_table(options.traces, "steps", columns=["model_id", "returned_model"])
+    answered = rows.group_by(["model_id", "returned_model"]).aggregate([]).to_pylist()
+    for model in named:
+        if model.entry is None:
+            continue
+        name, aliases = model.entry.model_name, getattr(options, f"{model.role}_alias")
+        for returned in (a["returned_model"] for a in answered if a["model_id"] == model.card.id):
+            if returned is not None and not is_same_model(returned, name, aliases):
+                raise ModelFileError(
+                    f"{options.traces} has steps of [{model.card.id}] that {returned!r} wrote, and "
+                    f"the table now names {name!r}: give the new model a table of its own or "
+                    "another --traces, or, if both are one model, name the old one with "
+                    f"--{model.role}-alias"
+                )
 
 
 def load_capabilities(root: Path) -> dict[str, Capabilities]:

@@ -35,6 +35,7 @@ from tiny import TEXTS, add_records, make_tiny_records
 from tiny_models import LATTICE_CALLS, read_asked, write_gsm8k_file, write_solution
 
 from routerlib import __version__
+from routerlib.calls import run_cancellable
 from routerlib.cli import main
 from routerlib.collect_rows import make_problem_row
 from routerlib.lattice import load_lattice
@@ -689,10 +690,15 @@ def test_an_interrupt_while_a_thread_is_awaited_is_one_too(
 ) -> None:
     """As where a model is asked what it can do, before anything is recorded."""
 
-    def stop(root: Path) -> list[str]:
-        raise asyncio.CancelledError  # as run_cancellable does when it is interrupted
+    async def stop_self() -> list[str]:
+        main_thread = threading.main_thread().ident
+        assert main_thread is not None
+        await asyncio.sleep(0.2)  # until it waits
+        signal.pthread_kill(main_thread, signal.SIGTERM)
+        await asyncio.sleep(20)
+        return ["not reached"]
 
-    monkeypatch.setattr("routerlib.store.verify", stop)
+    monkeypatch.setattr("routerlib.store.verify", lambda root: run_cancellable(stop_self()))
     assert main(["verify", "--traces", str(tmp_path)]) == 130
     assert capsys.readouterr() == ("", "routerlib: interrupted\n")
 

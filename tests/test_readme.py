@@ -157,6 +157,11 @@ def test_the_readme_says_what_other_benchmarks_say() -> None:
     assert (on_math.loc[named, "low"] > 0).all()
     solo = pd.read_csv(paths.FIGURES / "all_results.csv")
     solo = solo[(solo["router"] == "always small") & (solo["metric"] == "accuracy")]
+    large = pd.read_csv(paths.FIGURES / "all_results.csv").set_index(
+        ["benchmark", "router", "metric", "lens"]
+    )["value"]
+    omni_large = large["omni_math_rule", "always large", "accuracy", "flops"]
+    assert omni_large == pytest.approx(1 / 7, abs=0.01)
     of_sets = solo[(solo["lens"] == "flops") & solo["benchmark"].isin(generated["benchmark"])]
     assert of_sets["value"].min() == pytest.approx(1 / 8, abs=0.02)
     assert of_sets["value"].max() == pytest.approx(1 / 2, abs=0.06)
