@@ -16,7 +16,7 @@ from routerlib import __version__, paths
 from routerlib.calibrate_command import add_calibrate_command
 from routerlib.collect_command import add_collect_command
 from routerlib.engine_process import signals_raise
-from routerlib.errors import RouterlibError, make_printable
+from routerlib.errors import RouterlibError, SpendingCapError, make_printable
 from routerlib.judge_command import add_judge_command
 from routerlib.model_options import SMALL, print_report
 from routerlib.models_command import add_models_command
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RouterlibError as error:
         said = make_printable(str(error))
         print(f"routerlib: {type(error).__name__}: {said}", file=sys.stderr)
-        return 1
+        return 3 if isinstance(error, SpendingCapError) else 1
     except (KeyboardInterrupt, asyncio.CancelledError):  # the latter ends what a thread awaited
         print("routerlib: interrupted", file=sys.stderr)
         return 130

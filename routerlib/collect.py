@@ -282,7 +282,7 @@ class Collector:
             try:
                 answer = await model.complete(request)
             except ModelError as error:
-                self._record_failure(expansion, error)
+                self._record_failure(expansion, error, error.billed)
                 return
             try:
                 completion = read_continuation(
@@ -319,8 +319,8 @@ class Collector:
         *,
         is_final: bool = True,
     ) -> None:
-        """Write the row of a call that failed or whose answer was ``refused``. One that is asked
-        for again (not ``is_final``) is no failure yet."""
+        """Write the row of a call that failed, with what it took of an answer that was ``refused``,
+        by its model or here. One that is asked for again (not ``is_final``) is no failure yet."""
         text = f"{type(error).__name__}: {error}"
         blank = self._make_blank_step(expansion)
         if refused is None:

@@ -124,7 +124,7 @@ def run_collect(options: argparse.Namespace) -> int:
         known = load_capabilities(options.traces)
         check_recorded(options, named)
         found = {
-            model.card.id: find_capabilities(model, known)
+            model.card.id: find_capabilities(model, known, cap)
             for model in named
             if model.entry is not None
         }
@@ -148,6 +148,9 @@ class _Recording:
     cap: SpendingCap | None
     opened: contextlib.ExitStack
     clients: dict[str, Model] = field(default_factory=dict)
+    told_usd: float = 0.0
+    """What the runs before were told to have cost; the first one also pays for asking the models
+    what they can do."""
 
     def record(self, named: Sequence[NamedModel]) -> int:
         """Record what some models miss, tell how it ended, and return the exit status."""
@@ -161,10 +164,9 @@ class _Recording:
         models = [self._open(model, config.concurrency) for model in named]
         known = {m.card.id: self.capabilities[m.card.id] for m in named if m.entry is not None}
         run = make_run(config, models, options.benchmark, options.split, known)
-        spent_before = self.cap.spent_usd if self.cap else 0.0
 
         def get_spent_usd() -> float | None:
-            return self.cap.spent_usd - spent_before if self.cap else None
+            return self.cap.spent_usd - self.told_usd if self.cap else None
 
         with contextlib.closing(_Bar(planned.calls_expected)) as bar:
             collector = Collector(
@@ -175,12 +177,14 @@ class _Recording:
                 bar.show,
                 get_spent_usd=get_spent_usd,
             )
-            return run_recording(
+            status = run_recording(
                 collector.collect(self.problems, run),
                 models,
                 lambda: _describe(collector.report),
                 get_spent_usd,
             )
+        self.told_usd += get_spent_usd() or 0.0
+        return status
 
     def _open(self, named: NamedModel, concurrency: int) -> Model:
         model_id = named.card.id

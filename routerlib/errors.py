@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from routerlib.records import Completion
+
 
 class RouterlibError(Exception):
     """Base of all errors that routerlib raises on purpose."""
@@ -24,11 +29,13 @@ class ModelError(RouterlibError):
 
     ``doubtful_tries`` counts the tries of the call that may have been billed: those that were
     answered without counts of tokens, or of which nobody knows whether they were answered. It is 0
-    for a call that was never sent. ``status_code`` is the HTTP status of a server that refused the
+    for a call that was never sent. ``billed`` is the answer that cannot be used, for what it took,
+    where the server counted that. ``status_code`` is the HTTP status of a server that refused the
     request, else None.
     """
 
     doubtful_tries: int = 0
+    billed: Completion | None = None
     status_code: int | None = None
 
 

@@ -90,7 +90,7 @@ def run_judge(options: argparse.Namespace) -> int:
         known = load_capabilities(options.traces)
         found = {}
         if named.entry is not None:
-            found[named.card.id] = find_capabilities(named, known)
+            found[named.card.id] = find_capabilities(named, known, cap)
         config = _make_config(options, author, named, {**known, **found})
         model = open_model(
             options,

@@ -223,10 +223,13 @@ def choose_continuation(
     return wanted or "dialogue"
 
 
-def find_capabilities(named: NamedModel, recorded: Mapping[str, Capabilities]) -> Capabilities:
+def find_capabilities(
+    named: NamedModel, recorded: Mapping[str, Capabilities], cap: SpendingCap | None = None
+) -> Capabilities:
     """Return what a model of the file can do, as it was ``recorded`` of the same API or else by
-    asking it."""
+    asking it, which is paid from ``cap``. Raises like ``probe_capabilities``."""
     from routerlib.models.capabilities import probe_capabilities
+    from routerlib.models.spending import Payer
 
     assert named.entry is not None
     entry = named.entry
@@ -237,7 +240,9 @@ def find_capabilities(named: NamedModel, recorded: Mapping[str, Capabilities]) -
     async def probe() -> Capabilities:
         transport = entry.make_transport()
         try:
-            return await probe_capabilities(transport, entry.api, entry.thinking_tokens)
+            tries = transport.max_retries + 1
+            payer = None if cap is None else Payer(named.card, cap, tries)
+            return await probe_capabilities(transport, entry.api, entry.thinking_tokens, payer)
         finally:
             await transport.aclose()
 

@@ -94,8 +94,9 @@ def run_recording(
         return 130
     except SpendingCapError as full:
         print(
-            f"\n{describe()}\n{full}. What was answered is recorded: run the same command with a "
-            "higher --max-usd to go on"
+            f"\n{describe()}\n{full}. What was answered is recorded: run the same command to go "
+            "on, which may then spend --max-usd once more, or with a higher --max-usd where that "
+            "is less than one call may cost"
         )
         return 3
     print(f"\n{describe()}")

@@ -53,6 +53,7 @@ class JudgeServer:
     asked: list[str] = field(default_factory=list)
     top_logprobs: set[int] = field(default_factory=set)
     billed_usd: float = 0.0
+    probed_usd: float = 0.0
 
     def act(self, handler: Handler) -> None:
         body = handler.body
@@ -67,9 +68,12 @@ class JudgeServer:
             if body["messages"][0]["content"] == QUESTION:
                 self.probes += 1
                 begun = get_begun(body) == BEGUN and self.takes_prefill
-                reply_with(
-                    answer_chat(body, "is." if begun else "The capital.") | {"model": body["model"]}
-                )(handler)
+                reply = answer_chat(body, "is." if begun else "The capital.")
+                tokens = reply["usage"]
+                self.probed_usd += (
+                    tokens["prompt_tokens"] * 1.0 + tokens["completion_tokens"] * 10.0
+                ) / 1e6
+                reply_with(reply | {"model": body["model"]})(handler)
                 return
             request = handler.read_request()
             words = sum(len(re.findall(r"\S+|\s+$", m.content)) for m in request.messages)
@@ -253,25 +257,28 @@ def test_the_cap_keeps_what_was_answered_and_more_money_goes_on(
     assert bench.judge() == 0
     undisturbed, asked = bench.load_scores(), sorted(bench.server.asked)
     assert len(asked) == CALLS
-    assert bench.load_runs()[0]["spent_usd"] == pytest.approx(bench.server.billed_usd)
+    server = bench.server
+    assert server.probed_usd > 0
+    assert bench.load_runs()[0]["spent_usd"] == pytest.approx(server.billed_usd + server.probed_usd)
 
     shutil.rmtree(bench.traces)
     shutil.copytree(recorded / "traces", bench.traces)
-    bench.server.asked.clear()
-    bench.server.billed_usd = 0.0
+    server.asked.clear()
+    server.billed_usd = server.probed_usd = 0.0
     capsys.readouterr()
-    assert bench.judge("--max-usd", "0.004") == 3
+    assert bench.judge("--max-usd", "0.0044") == 3
     said = capsys.readouterr().out
     assert re.search(rf"{DRAFTS} drafts of 3 problems .* calls \(0 failed", said)
     assert (
-        "more than the cap of 0.004 USD. What was answered is recorded: run the same command with "
-        "a higher --max-usd to go on"
+        "more than the cap of 0.0044 USD. What was answered is recorded: run the same command to "
+        "go on, which may then spend --max-usd once more, or with a higher --max-usd where that is "
+        "less than one call may cost"
     ) in said
     kept = bench.load_scores()
     assert 0 < len(kept) == len(bench.server.asked) < CALLS
     (run,) = bench.load_runs()
-    assert run["spent_usd"] == pytest.approx(bench.server.billed_usd)
-    assert run["spent_usd"] <= 0.004
+    assert run["spent_usd"] == pytest.approx(server.billed_usd + server.probed_usd)
+    assert run["spent_usd"] <= 0.0044
     assert run["ended_at"] is not None
 
     assert bench.judge("--max-usd", "5") == 0
@@ -280,7 +287,7 @@ def test_the_cap_keeps_what_was_answered_and_more_money_goes_on(
     assert kept.items() <= undisturbed.items()
     assert sorted(bench.server.asked) == asked
     spent = [run["spent_usd"] for run in bench.load_runs()]
-    assert sum(spent) == pytest.approx(bench.server.billed_usd)
+    assert sum(spent) == pytest.approx(server.billed_usd + server.probed_usd)
     assert verify(bench.traces) == []
 
 
@@ -292,9 +299,22 @@ def test_the_worst_case_of_all_tries_is_reserved(bench: Bench) -> None:
     worst_usd = compute_worst_usd(card, Request(messages, Sampling(max_tokens=1)))
     assert bench.judge("--max-usd", str(4.99 * worst_usd)) == 3
     assert (bench.server.billed_usd, bench.load_scores()) == (0, {})
-    assert [run["spent_usd"] for run in bench.load_runs()] == [0]
+    spent = [run["spent_usd"] for run in bench.load_runs()]
+    assert spent == pytest.approx([bench.server.probed_usd])
     assert bench.judge("--max-usd", str(5.01 * worst_usd)) == 3
     assert bench.server.billed_usd > 0
+
+
+def test_asking_what_the_judge_can_do_is_paid_from_the_cap(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.write_models(prices=PRICED)
+    assert bench.judge("--max-usd", "0.0000001") == 3
+    assert "SpendingCapError: 0.0000 USD are spent" in capsys.readouterr().err
+    assert bench.server.http.bodies == []
+    assert bench.judge("--max-usd", "0.0017") == 3  # enough for some of its questions
+    assert 0 < bench.server.probed_usd < 0.0017
+    assert (bench.server.billed_usd, bench.load_runs()) == (0, [])
 
 
 def test_no_cap_without_prices(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,13 +23,15 @@ from scripted_server import (
     reply_with,
 )
 from test_models_anthropic_messages import make_reply
+from tiny import make_card
 
 from routerlib.cli import main
-from routerlib.errors import ModelError, TransientModelError
+from routerlib.errors import ModelError, SpendingCapError, TransientModelError
 from routerlib.models import Backoff
 from routerlib.models.capabilities import (
     BEGUN,
     MORE_TOKENS,
+    QUESTION,
     THINKING_TOKENS,
     TOKENS,
     Capabilities,
@@ -37,6 +39,7 @@ from routerlib.models.capabilities import (
 )
 from routerlib.models.clients import make_client
 from routerlib.models.model_file import Api, load_model_file
+from routerlib.models.spending import Payer, SpendingCap, compute_usd, compute_worst_usd
 from routerlib.models.transport import Sdk, Transport
 from routerlib.records import Message, Request, Sampling
 
@@ -63,14 +66,18 @@ def probe(server: ScriptedServer, play: Play, sdk: Sdk = "openai") -> Capabiliti
 
 
 def run_probe(
-    server: ScriptedServer, sdk: Sdk = "openai", api: Api = "chat", thinking_tokens: int = 0
+    server: ScriptedServer,
+    sdk: Sdk = "openai",
+    api: Api = "chat",
+    thinking_tokens: int = 0,
+    payer: Payer | None = None,
 ) -> Capabilities:
     url = server.url if sdk == "openai" else server.url.removesuffix("/v1")
     transport = Transport(sdk, "m", url, None, 5.0, 1, Backoff(0.001), 4, 0)
 
     async def ask() -> Capabilities:
         try:
-            return await probe_capabilities(transport, api, thinking_tokens)
+            return await probe_capabilities(transport, api, thinking_tokens, payer)
         finally:
             await transport.aclose()
 
@@ -208,6 +215,50 @@ def test_what_is_taken_and_ignored_is_not_there(server: ScriptedServer) -> None:
     assert (found.prefill, found.logprobs, found.top_logprobs) == ("none", False, 0)
     assert (found.stop, found.blank_stop) == (False, False)
     assert found.refusals == {}
+
+
+def test_a_text_cut_by_the_limit_shows_no_stop(server: ScriptedServer) -> None:
+    """The word was not reached yet, stopped at or not."""
+
+    def play(body: dict[str, Any]) -> dict[str, Any]:
+        return answer_chat(body, "Well, the") | {
+            "choices": build_reply("Well, the", choice_finish_reason="length")["choices"]
+        }
+
+    found = probe(server, play)
+    assert (found.stop, found.blank_stop) == (False, False)
+
+
+def test_every_request_is_paid(server: ScriptedServer) -> None:
+    """Refused ones cost nothing, a try that was lost its worst case."""
+    card = replace(
+        make_card("m"),
+        input_usd_per_mtok=1.0,
+        cached_input_usd_per_mtok=0.1,
+        output_usd_per_mtok=10.0,
+    )
+    asked: list[dict[str, Any]] = []
+
+    def act(handler: Handler) -> None:
+        asked.append(handler.body)
+        if len(asked) == 1:
+            fail_with(503)(handler)
+        elif handler.body.get("continue_final_message"):
+            fail_with(400)(handler)
+        else:
+            reply_with(answer_chat(handler.body))(handler)
+
+    server.acts = [act]
+    cap = SpendingCap(1.0)
+    run_probe(server, payer=Payer(card, cap, tries=2))
+    answered = len(asked) - 2
+    plain = Request((Message("user", QUESTION),), Sampling(max_tokens=TOKENS))
+    spent_usd = compute_worst_usd(card, plain) + answered * compute_usd(card, 9, 0, 5)
+    assert cap.spent_usd == pytest.approx(spent_usd)
+    low = SpendingCap(2.5 * compute_worst_usd(card, plain))
+    with pytest.raises(SpendingCapError, match="more than the cap"):
+        run_probe(server, payer=Payer(card, low, tries=2))
+    assert low.spent_usd <= low.limit_usd
 
 
 def test_fewer_alternatives_than_asked_for(server: ScriptedServer) -> None:

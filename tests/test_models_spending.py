@@ -16,7 +16,9 @@ from scripted_server import (
     Handler,
     ScriptedServer,
     ask_once,
+    build_message,
     build_reply,
+    build_response,
     close_mid_body,
     fail_with,
     reply_with,
@@ -206,6 +208,62 @@ def test_a_try_that_was_answered_or_lost_is_booked(acts: list[Act], booked: int)
             ask_once(CappedModel(model, CARD, cap, 3), REQUEST)
     assert cap.spent_usd == pytest.approx(booked * WORST_USD)
     assert cap.reserved_usd == 0
+
+
+REFUSAL = {"role": "assistant", "content": None, "refusal": "No."}
+MESSAGE = {
+    "model": "m",
+    "content": [],
+    "stop_reason": "refusal",
+    "usage": {"input_tokens": 30, "output_tokens": 4},
+}
+FILTERED = build_response(
+    model="m", status="incomplete", incomplete_details={"reason": "content_filter"}
+)
+REFUSED = build_response(model="m", output=[build_message({"type": "refusal", "refusal": "No."})])
+
+
+@pytest.mark.parametrize(
+    ("kind", "reply", "tokens"),
+    [
+        (OpenAICompatibleModel, build_reply(model="m", choice_message=REFUSAL), (30, 0, 4)),
+        (
+            OpenAICompatibleModel,
+            build_reply(model="m", choice_finish_reason="content_filter"),
+            (30, 0, 4),
+        ),
+        (OpenAIResponsesModel, REFUSED, (30, 24, 9)),
+        (OpenAIResponsesModel, FILTERED, (30, 24, 9)),
+        (AnthropicModel, MESSAGE, (30, 0, 4)),
+    ],
+)
+def test_a_refusal_is_booked_as_it_was_counted(
+    kind: type[OpenAICompatibleModel | OpenAIResponsesModel | AnthropicModel],
+    reply: dict[str, Any],
+    tokens: tuple[int, int, int],
+) -> None:
+    cap = SpendingCap(1.0)
+    with ScriptedServer().serving() as server:
+        server.acts = [fail_with(503), reply_with(reply)]
+        model = kind("m", server.url, "m", backoff=Backoff(0.001))
+        with pytest.raises(ModelError) as caught:
+            ask_once(CappedModel(model, CARD, cap, 5), REQUEST)
+    assert caught.value.doubtful_tries == 1
+    assert cap.spent_usd == pytest.approx(WORST_USD + compute_usd(CARD, *tokens))
+    billed = caught.value.billed
+    assert billed is not None
+    found = (billed.prompt_tokens, billed.cached_prompt_tokens, billed.completion_tokens)
+    assert found == tokens
+
+
+def test_a_refusal_beyond_its_worst_case_ends_the_spending() -> None:
+    error = ModelError("refused")
+    error.billed = answer(written=500)
+    cap = SpendingCap(1.0)
+    with pytest.raises(ModelError, match="refused"):
+        ask_once(CappedModel(ScriptedModel("m", lambda request: error), CARD, cap, 1), REQUEST)
+    assert cap.spent_usd == pytest.approx(compute_usd(CARD, 40, 0, 500))
+    assert "500 written, where 100 were allowed" in cap.broken
 
 
 def test_retries_before_an_answer_are_booked_with_it() -> None:

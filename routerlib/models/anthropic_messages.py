@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from routerlib.errors import ModelError
 from routerlib.models.reply_values import (
     UNREADABLE,
+    billing,
     check_counts,
     check_text,
     clean_text,
@@ -139,27 +140,32 @@ def read_message(
         thought = read_reasoning(usage, "output_tokens_details", "thinking_tokens")
     except UNREADABLE as failure:
         raise make_unreadable_error(failure, reply) from failure
-    if not isinstance(stop_reason, str) or stop_reason not in _ENDED_BY:
-        raise ModelError(
-            f"a reply that ended by {stop_reason!r}, where one of {', '.join(_ENDED_BY)} was "
-            "expected"
+
+    def make(ended_by: EndedBy) -> Completion:
+        check_counts(text, uncached + made + cached, written, tokens_seen=thought or 0)
+        return Completion(
+            text=text.removeprefix(_read_blank_end(request)),
+            ended_by=ended_by,
+            prompt_tokens=uncached + made + cached,
+            completion_tokens=written,
+            reasoning_tokens=thought,
+            cached_prompt_tokens=cached,
+            token_logprobs=(),
+            first_token_top=(),
+            finish_reason=clean_text(stop_reason),
+            returned_model=clean_text(reply.get("model")),
+            request_id=request_id or clean_text(reply.get("id")),
+            latency_s=latency_s,
+            retries=retries,
         )
-    check_counts(text, uncached + made + cached, written, tokens_seen=thought or 0)
-    completion = Completion(
-        text=text.removeprefix(_read_blank_end(request)),
-        ended_by=_ENDED_BY[stop_reason],
-        prompt_tokens=uncached + made + cached,
-        completion_tokens=written,
-        reasoning_tokens=thought,
-        cached_prompt_tokens=cached,
-        token_logprobs=(),
-        first_token_top=(),
-        finish_reason=stop_reason,
-        returned_model=clean_text(reply.get("model")),
-        request_id=request_id or clean_text(reply.get("id")),
-        latency_s=latency_s,
-        retries=retries,
-    )
+
+    with billing(lambda: make("eos")):
+        if not isinstance(stop_reason, str) or stop_reason not in _ENDED_BY:
+            raise ModelError(
+                f"a reply that ended by {stop_reason!r}, where one of {', '.join(_ENDED_BY)} was "
+                "expected"
+            )
+    completion = make(_ENDED_BY[stop_reason])
     return cut_at_stops(completion, (stop for stop in request.stop if stop not in sent_stops))
 
 

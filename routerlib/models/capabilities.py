@@ -9,7 +9,7 @@ failure that may pass or an answer that never came is an error, never "cannot".
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from routerlib.errors import ModelError, TransientModelError
@@ -17,6 +17,7 @@ from routerlib.models.anthropic_messages import read_message
 from routerlib.models.chat_reply import read_completion
 from routerlib.models.model_file import Api
 from routerlib.models.openai_responses import INCLUDE_LOGPROBS, read_response
+from routerlib.models.spending import Payer, compute_worst_usd
 from routerlib.models.transport import Transport
 from routerlib.records import Completion, Message, Request, Sampling
 
@@ -63,16 +64,19 @@ class Capabilities:
 
 
 async def probe_capabilities(
-    transport: Transport, api: Api = "chat", thinking_tokens: int = 0
+    transport: Transport,
+    api: Api = "chat",
+    thinking_tokens: int = 0,
+    payer: Payer | None = None,
 ) -> Capabilities:
     """Ask a model for each capability, one request after the other; at most eleven. ``api`` is
     which of OpenAI's APIs is asked, ``thinking_tokens`` what the model may write in thought on top
-    of each request's limit.
+    of each request's limit. ``payer`` pays for each request, None where nobody counts.
 
     Raises ModelError when it answers no plain request or thinks without end, TransientModelError
-    when the server fails.
+    when the server fails, SpendingCapError when the next request might cost more than is left.
     """
-    probe = _make_probe(transport, api, thinking_tokens)
+    probe = _make_probe(transport, api, thinking_tokens, payer)
     first = await probe.find_limit_field()
     top, logprobs = await probe.try_logprobs()
     return Capabilities(
@@ -99,9 +103,12 @@ class _Probe:
     limit_fields: ClassVar[Mapping[str, int]]
     logprob_fields: ClassVar[Mapping[str, Any]]
 
-    def __init__(self, transport: Transport, thinking_tokens: int) -> None:
+    def __init__(
+        self, transport: Transport, thinking_tokens: int, payer: Payer | None = None
+    ) -> None:
         self.transport = transport
         self.thinking_tokens = thinking_tokens
+        self.payer = payer
         self.limit_field = next(iter(self.limit_fields))
         self.refusals: dict[str, str] = {}
         self.reports_cached_tokens = False
@@ -137,22 +144,30 @@ class _Probe:
         return found
 
     async def send(self, more: Mapping[str, Any], begun: str | None) -> Completion:
-        """Ask once. Raises ModelError."""
-        messages = [{"role": "user", "content": QUESTION}]
+        """Ask once, and pay for it. Raises ModelError and SpendingCapError."""
+        messages = [Message("user", QUESTION)]
         if begun is not None:
-            messages.append({"role": "assistant", "content": begun})
+            messages.append(Message("assistant", begun))
+        most_tokens = self.limit_fields[self.limit_field] + self.thinking_tokens
         body = {
             "model": self.transport.model_name,
-            self.limit_field: self.limit_fields[self.limit_field] + self.thinking_tokens,
-            **self.build_question(messages),
+            self.limit_field: most_tokens,
+            **self.build_question([{"role": m.role, "content": m.content} for m in messages]),
             **more,
         }
+        if self.payer is None:
+            return await self._post(body)
+        request = Request(tuple(messages), Sampling(max_tokens=most_tokens))
+        worst_usd = compute_worst_usd(self.payer.card, request)
+        return await self.payer.pay(worst_usd, most_tokens, lambda: self._post(body))
+
+    async def _post(self, body: Mapping[str, Any]) -> Completion:
         answer = await self.transport.send(self.path, body)
         usage = answer.reply.get("usage") if isinstance(answer.reply, dict) else None
         if isinstance(usage, dict):
             self.reports_cached_tokens |= self.has_cached_tokens(usage)
         with answer.reading():
-            return self.read(answer.reply)
+            return replace(self.read(answer.reply), doubtful_tries=answer.doubtful_tries)
 
     async def find_limit_field(self) -> Completion:
         """Ask plainly, with each name that the limit of tokens may have."""
@@ -170,7 +185,9 @@ class _Probe:
     async def try_stop(self, capability: str, stop: str) -> bool:
         """Whether a stop sequence is taken and obeyed."""
         found = await self.ask(capability, {self.stop_field: [stop]})
-        return found is not None and stop not in found.text
+        if found is None or stop in found.text:
+            return False
+        return found.ended_by != "length"  # cut off before the stop may have been written
 
     async def try_logprobs(self) -> tuple[int, bool]:
         """How many alternatives come with a token, and whether log-probabilities come at all."""
@@ -295,11 +312,13 @@ class _AnthropicProbe(_Probe):
         return False
 
 
-def _make_probe(transport: Transport, api: Api, thinking_tokens: int) -> _Probe:
+def _make_probe(
+    transport: Transport, api: Api, thinking_tokens: int, payer: Payer | None
+) -> _Probe:
+    kind: type[_Probe] = _ResponsesProbe if api == "responses" else _ChatProbe
     if transport.sdk == "anthropic":
-        return _AnthropicProbe(transport, thinking_tokens)
-    kind = _ResponsesProbe if api == "responses" else _ChatProbe
-    return kind(transport, thinking_tokens)
+        kind = _AnthropicProbe
+    return kind(transport, thinking_tokens, payer)
 
 
 def _is_begun(found: Completion) -> bool:

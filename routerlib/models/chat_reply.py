@@ -8,23 +8,19 @@ reported token or none at all; a reply that cannot be used is a ``ModelError``, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from routerlib.errors import ModelError
 from routerlib.models.reply_values import (
     UNREADABLE,
-    check_counts,
+    billing,
     check_text,
-    clean_text,
-    count_written,
-    get_usage,
     is_missing,
+    make_completion,
     make_refusal_error,
     make_unreadable_error,
-    read_count,
-    read_first_token_top,
-    read_reasoning,
-    read_token_logprobs,
 )
 from routerlib.records import Completion, EndedBy, Request, TextScore
 
@@ -86,42 +82,30 @@ def _read(
         finish_reason = choice["finish_reason"]
     except (KeyError, IndexError, TypeError, AttributeError) as failure:
         raise ModelError(f"a reply without a choice: {str(reply)[:300]!r}") from failure
-    if message.get("refusal") and not text:
-        raise make_refusal_error(message["refusal"])
-    usage = get_usage(reply, "prompt_tokens", "completion_tokens")
-    text = text.removeprefix(echoed)
-    prompt_tokens = read_count(usage["prompt_tokens"])
-    completion_tokens, reasoning_tokens = count_written(
-        prompt_tokens,
-        read_count(usage["completion_tokens"]),
-        read_reasoning(usage, "completion_tokens_details"),
-        usage.get("total_tokens"),
-    )
     entries = (choice.get("logprobs") or {}).get("content") or []
-    cached_tokens = read_count((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
-    check_counts(
-        text,
-        prompt_tokens,
-        completion_tokens,
-        cached_tokens=cached_tokens,
-        tokens_seen=max(len(entries), reasoning_tokens or 0),
-    )
-    return Completion(
-        text=text,
-        ended_by=_read_ended_by(choice, entries, completion_tokens, request.stop),
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        reasoning_tokens=reasoning_tokens,
-        cached_prompt_tokens=cached_tokens,
-        token_logprobs=read_token_logprobs(entries),
-        first_token_top=read_first_token_top(entries),
+    make = partial(
+        make_completion,
+        reply,
+        counts=("prompt_tokens", "completion_tokens"),
+        entries=entries,
         finish_reason=finish_reason,
-        returned_model=clean_text(reply.get("model")),
-        request_id=request_id or clean_text(reply.get("id")),
+        request_id=request_id,
         latency_s=latency_s,
         retries=retries,
-        token_texts=tuple(clean_text(entry.get("token")) for entry in entries),
     )
+    with billing(lambda: make(text=text, ended_by="eos")):
+        if message.get("refusal") and not text:
+            raise make_refusal_error(message["refusal"])
+        if finish_reason != "stop" and str(finish_reason) not in _ENDED_BY:
+            raise ModelError(
+                f"a reply that ended by {finish_reason!r}, where one of stop, "
+                f"{', '.join(_ENDED_BY)} was expected"
+            )
+    completion = make(text=text.removeprefix(echoed), ended_by=_ENDED_BY.get(finish_reason, "eos"))
+    if finish_reason != "stop":
+        return completion
+    ended_by = _read_stop(choice, entries, completion.completion_tokens, request.stop)
+    return replace(completion, ended_by=ended_by)
 
 
 def read_text_score(reply: Any, retries: int) -> TextScore:
@@ -156,25 +140,16 @@ def _read_only_logprob(entry: Any) -> float:
     return float(given["logprob"])
 
 
-def _read_ended_by(
+def _read_stop(
     choice: dict[str, Any], entries: Sequence[Any], completion_tokens: int, stop: tuple[str, ...]
 ) -> EndedBy:
-    """Say what ended the text.
+    """Say what ended a text whose finish reason is "stop".
 
     vLLM names the stop string in ``stop_reason`` (None at the end mark). llama.cpp reports the end
     mark's token, but not the tokens that held a stop string: fewer tokens are reported than were
     generated. So a server that reports no token at all is taken to have met the stop string: a
     solution is rather continued once too often than cut off.
     """
-    finish_reason = choice["finish_reason"]
-    ended_by = _ENDED_BY.get(str(finish_reason))
-    if ended_by is not None:
-        return ended_by
-    if finish_reason != "stop":
-        raise ModelError(
-            f"a reply that ended by {finish_reason!r}, where one of stop, {', '.join(_ENDED_BY)} "
-            "was expected"
-        )
     if "stop_reason" in choice:
         return "delimiter" if choice["stop_reason"] in stop else "eos"
     if not stop:

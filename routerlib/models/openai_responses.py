@@ -12,23 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from routerlib.errors import ModelError, TransientModelError
 from routerlib.models.openai_compatible import list_messages
 from routerlib.models.reply_values import (
     UNREADABLE,
-    check_counts,
+    billing,
     check_text,
-    clean_text,
-    count_written,
-    get_usage,
+    make_completion,
     make_refusal_error,
     make_unreadable_error,
-    read_count,
-    read_first_token_top,
-    read_reasoning,
-    read_token_logprobs,
 )
 from routerlib.models.served import ServedModel
 from routerlib.models.transport import Sdk
@@ -119,49 +114,27 @@ def read_response(
             of another kind than it should be.
         TransientModelError: a failure that the provider says may pass.
     """
+    make = partial(
+        make_completion,
+        reply,
+        counts=("input_tokens", "output_tokens"),
+        request_id=request_id,
+        latency_s=latency_s,
+        retries=retries,
+    )
     try:
-        finish_reason = _read_finish_reason(reply)
-        parts = _list_text_parts(reply["output"])
-        text = check_text("".join(part["text"] for part in parts))
-        entries = _list_tokens(parts)
-        usage = get_usage(reply, "input_tokens", "output_tokens")
-        prompt_tokens = read_count(usage["input_tokens"])
-        completion_tokens, reasoning_tokens = count_written(
-            prompt_tokens,
-            read_count(usage["output_tokens"]),
-            read_reasoning(usage, "output_tokens_details"),
-            usage.get("total_tokens"),
-        )
-        cached_tokens = read_count(
-            (usage.get("input_tokens_details") or {}).get("cached_tokens") or 0
-        )
-        completion = Completion(
-            text=text,
-            ended_by=_ENDED_BY[finish_reason],
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            reasoning_tokens=reasoning_tokens,
-            cached_prompt_tokens=cached_tokens,
-            token_logprobs=read_token_logprobs(entries),
-            first_token_top=read_first_token_top(entries),
+        status = reply["status"]
+        with billing(lambda: make(text="", entries=(), finish_reason=status, ended_by="eos")):
+            finish_reason = _read_finish_reason(reply)
+            parts = _list_text_parts(reply["output"])
+        completion = make(
+            text=check_text("".join(part["text"] for part in parts)),
+            entries=_list_tokens(parts),
             finish_reason=finish_reason,
-            returned_model=clean_text(reply.get("model")),
-            request_id=request_id or clean_text(reply.get("id")),
-            latency_s=latency_s,
-            retries=retries,
-            token_texts=tuple(clean_text(entry.get("token")) for entry in entries),
+            ended_by=_ENDED_BY[finish_reason],
         )
     except UNREADABLE as failure:
         raise make_unreadable_error(failure, reply) from failure
-    # Some servers list the tokens of the thought too, so the two are not added up.
-    tokens_seen = max(len(entries), reasoning_tokens or 0)
-    check_counts(
-        text,
-        prompt_tokens,
-        completion_tokens,
-        cached_tokens=cached_tokens,
-        tokens_seen=tokens_seen,
-    )
     return cut_at_stops(completion, request.stop)
 
 

@@ -8,10 +8,12 @@ reported token, or there are none at all; a value of another kind than it should
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from routerlib.errors import ModelError
+from routerlib.records import Completion, EndedBy
 
 PLACEHOLDER_LOGPROB = -9999.0
 """Servers write this where they have no log-probability (OpenAI, vLLM)."""
@@ -21,6 +23,69 @@ MOST_TOKENS = 2**31 - 1
 
 UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading a reply raises where a value is missing or of another kind."""
+
+
+@contextmanager
+def billing(read: Callable[[], Completion]) -> Iterator[None]:
+    """A ModelError that rises in it carries the answer that ``read`` makes of the same reply, for
+    what it took: a refusal is billed too. Where that cannot be read either, it carries none."""
+    try:
+        yield
+    except ModelError as error:
+        with suppress(ModelError, *UNREADABLE):
+            error.billed = read()
+        raise
+
+
+def make_completion(
+    reply: Mapping[str, Any],
+    *,
+    counts: tuple[str, str],
+    text: str,
+    entries: Sequence[Any],
+    finish_reason: Any,
+    ended_by: EndedBy,
+    request_id: str | None,
+    latency_s: float,
+    retries: int,
+) -> Completion:
+    """Return the completion of a reply of OpenAI's protocols, whose usage counts the tokens read
+    and written by the names in ``counts``. ``entries`` are the tokens that it lists, thought
+    perhaps among them. Raises ModelError for no usage or an impossible one."""
+    read, written = counts
+    usage = get_usage(reply, *counts)
+    prompt_tokens = read_count(usage[read])
+    completion_tokens, reasoning_tokens = count_written(
+        prompt_tokens,
+        read_count(usage[written]),
+        read_reasoning(usage, f"{written}_details"),
+        usage.get("total_tokens"),
+    )
+    cached_tokens = read_count((usage.get(f"{read}_details") or {}).get("cached_tokens") or 0)
+    check_counts(
+        text,
+        prompt_tokens,
+        completion_tokens,
+        cached_tokens=cached_tokens,
+        # Some servers list the tokens of the thought too, so the two are not added up.
+        tokens_seen=max(len(entries), reasoning_tokens or 0),
+    )
+    return Completion(
+        text=text,
+        ended_by=ended_by,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        reasoning_tokens=reasoning_tokens,
+        cached_prompt_tokens=cached_tokens,
+        token_logprobs=read_token_logprobs(entries),
+        first_token_top=read_first_token_top(entries),
+        finish_reason=clean_text(finish_reason),
+        returned_model=clean_text(reply.get("model")),
+        request_id=request_id or clean_text(reply.get("id")),
+        latency_s=latency_s,
+        retries=retries,
+        token_texts=tuple(clean_text(entry.get("token")) for entry in entries),
+    )
 
 
 def make_unreadable_error(failure: Exception, reply: Any) -> ModelError:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -102,14 +102,64 @@ class Booking:
 
 
 @dataclass(frozen=True, slots=True)
+class Payer:
+    """Pays the calls of one model from a cap.
+
+    Args:
+        card: its prices; UnpricedModelError without any.
+        cap: shared by all models of a run.
+        tries: how often the client may send one request.
+    """
+
+    card: ModelCard
+    cap: SpendingCap
+    tries: int
+
+    def __post_init__(self) -> None:
+        get_prices(self.card)
+
+    async def pay(
+        self, worst_usd: float, most_tokens: int, call: Callable[[], Awaitable[Completion]]
+    ) -> Completion:
+        """Return what ``call`` does: it sends one request, of which a try costs at most
+        ``worst_usd`` with ``most_tokens`` written. Raises its errors, and SpendingCapError before
+        it when it might pass the cap."""
+        async with self.cap.reserve(worst_usd * self.tries) as booking:
+            answer, doubtful_tries = None, self.tries
+            try:
+                answer = await call()
+                doubtful_tries = answer.doubtful_tries
+            except ModelError as error:
+                answer = error.billed
+                doubtful_tries = min(error.doubtful_tries, self.tries)
+                raise
+            finally:
+                booking.actual_usd = worst_usd * doubtful_tries
+                if answer is not None:
+                    booking.actual_usd += self._price(answer, worst_usd, most_tokens)
+        return answer
+
+    def _price(self, answer: Completion, worst_usd: float, most_tokens: int) -> float:
+        """Return what an answer cost, in USD. One beyond its worst case breaks the cap."""
+        usd = compute_usd(
+            self.card, answer.prompt_tokens, answer.cached_prompt_tokens, answer.completion_tokens
+        )
+        if usd > worst_usd:
+            self.cap.broken = (
+                f"a call of {self.card.id} cost {usd:.4f}, more than the {worst_usd:.4f} that it "
+                f"could: {answer.prompt_tokens} tokens read and {answer.completion_tokens} "
+                f"written, where {most_tokens} were allowed. Give its table more thinking_tokens"
+            )
+        return usd
+
+
+@dataclass(frozen=True, slots=True)
 class CappedModel:
     """A model whose calls are paid from a cap.
 
     Args:
         model: who answers.
-        card: its prices; UnpricedModelError without any.
-        cap: shared by all models of a run.
-        tries: how often the client may send one request.
+        card, cap, tries: see ``Payer``.
         thinking_tokens: what the model may write on top of a request's limit.
         least_tokens: the lowest limit that the server takes; a lower one is raised to it.
     """
@@ -131,29 +181,12 @@ class CappedModel:
     async def complete(self, request: Request) -> Completion:
         """Return the model's answer; see ``Model.complete``. Raises SpendingCapError before the
         call when it might pass the cap."""
-        worst_usd = compute_worst_usd(self.card, request, self.thinking_tokens, self.least_tokens)
-        async with self.cap.reserve(worst_usd * self.tries) as booking:
-            try:
-                completion = await self.model.complete(request)
-            except ModelError as error:
-                booking.actual_usd = worst_usd * min(error.doubtful_tries, self.tries)
-                raise
-            answer_usd = compute_usd(
-                self.card,
-                completion.prompt_tokens,
-                completion.cached_prompt_tokens,
-                completion.completion_tokens,
-            )
-            booking.actual_usd = worst_usd * completion.doubtful_tries + answer_usd
-            if answer_usd > worst_usd:
-                self.cap.broken = (
-                    f"a call of {self.id} cost {answer_usd:.4f}, more than the {worst_usd:.4f} "
-                    f"that it could: {completion.prompt_tokens} tokens read and "
-                    f"{completion.completion_tokens} written, where "
-                    f"{request.sampling.max_tokens + self.thinking_tokens} were allowed. Give its "
-                    "table more thinking_tokens"
-                )
-        return completion
+        extra = (self.thinking_tokens, self.least_tokens)
+        return await Payer(self.card, self.cap, self.tries).pay(
+            compute_worst_usd(self.card, request, *extra),
+            compute_most_tokens(request, *extra),
+            lambda: self.model.complete(request),
+        )
 
     async def aclose(self) -> None:
         """Close the model's connections."""
@@ -189,6 +222,11 @@ def compute_usd(
     ) / 1e6
 
 
+def compute_most_tokens(request: Request, thinking_tokens: int, least_tokens: int) -> int:
+    """Return the most tokens that may be written to a request; see ``CappedModel``."""
+    return max(least_tokens, request.sampling.max_tokens + thinking_tokens)
+
+
 def compute_worst_usd(
     card: ModelCard, request: Request, thinking_tokens: int = 0, least_tokens: int = 1
 ) -> float:
@@ -198,5 +236,5 @@ def compute_worst_usd(
     prompt_tokens = TOKENS_PER_REQUEST + sum(
         TOKENS_PER_MESSAGE + len(message.content.encode()) for message in request.messages
     )
-    most = max(least_tokens, request.sampling.max_tokens + thinking_tokens)
+    most = compute_most_tokens(request, thinking_tokens, least_tokens)
     return (max(uncached, cached) * prompt_tokens + written * most) / 1e6

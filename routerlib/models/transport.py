@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import math
 import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -27,9 +29,13 @@ if TYPE_CHECKING:
 
 Sdk = Literal["openai", "anthropic"]
 
-_TRANSIENT_STATUS = (408, 429)
+_TIMED_OUT = 408
+_TRANSIENT_STATUS = (_TIMED_OUT, 429)
+_FILTERED = "content_filter"  # Azure bills the prompts that it refuses by this code
+_TELLING_CHARS = 12  # fewer characters of a key are its kind: sk-proj-
 _NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")  # of httpx2
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_OWN_HOST = {"openai": "api.openai.com", "anthropic": "api.anthropic.com"}
 _REQUEST_ID = {"openai": "x-request-id", "anthropic": "request-id"}
 _ADDRESS = {
     "openai": "an OpenAI-compatible server, with /v1",
@@ -41,15 +47,18 @@ _ADDRESS = {
 class Backoff:
     """How long to wait before try 1, 2, ...: ``first_delay_s * growth**(try - 1)``, at most
     ``longest_delay_s``, less a random share of up to ``jitter`` (0 to 1) of itself. A server's
-    ``Retry-After`` is a lower bound of the wait, itself at most ``longest_delay_s``."""
+    ``Retry-After`` is a lower bound of the wait; one above ``longest_retry_after_s`` is not waited
+    for, and the call fails."""
 
     first_delay_s: float = 0.5
     growth: float = 2.0
     longest_delay_s: float = 30.0
     jitter: float = 0.5
+    longest_retry_after_s: float = 300.0
 
     def __post_init__(self) -> None:
-        if self.first_delay_s < 0 or self.longest_delay_s < 0 or self.growth < 1:
+        shortest = min(self.first_delay_s, self.longest_delay_s, self.longest_retry_after_s)
+        if shortest < 0 or self.growth < 1:
             raise ValueError(f"{self}: delays must be >= 0 and growth >= 1")
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter is {self.jitter}: choose a share between 0 and 1")
@@ -60,7 +69,7 @@ class Backoff:
         """Return the seconds to wait before retry number ``retry`` (the first one is 1)."""
         longest = min(self.longest_delay_s, self.first_delay_s * self.growth ** (retry - 1))
         delay = longest * (1 - self.jitter * generator.random())
-        return max(delay, min(retry_after_s or 0.0, self.longest_delay_s))
+        return max(delay, retry_after_s or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +87,12 @@ class Answer:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Reads the reply; a ModelError that rises in it counts this try, which was answered, among
-        the doubtful ones: what it took is not known. Its text holds no key that the reply repeats,
-        and the errors behind it, which may, are left out."""
+        the doubtful ones, unless it says what the reply took (``billed``). Its text holds no key
+        that the reply repeats, and the errors behind it, which may, are left out."""
         try:
             yield
         except ModelError as error:
-            error.doubtful_tries = self.doubtful_tries + 1
+            error.doubtful_tries = self.doubtful_tries + (error.billed is None)
             error.args = (self.hide_key(str(error)),)
             raise error from None
 
@@ -115,7 +124,7 @@ class Transport:
         timeout_s: longest silence of the server within one try.
         max_retries: tries after the first one.
         backoff: waits between tries; ``seed`` is of its jitter.
-        max_in_flight: open connections; further requests wait for one.
+        max_in_flight: open connections; further requests wait for one before their turn comes.
         rate: requests and tokens per minute that are kept; tries wait for their turn.
     """
 
@@ -131,6 +140,7 @@ class Transport:
     rate: Rate = NO_LIMIT
     _pacer: Pacer = field(init=False, repr=False)
     _client: AsyncOpenAI | AsyncAnthropic | None = field(default=None, init=False, repr=False)
+    _free: asyncio.Semaphore = field(init=False, repr=False)
     _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False, repr=False)
     _generator: random.Random = field(init=False, repr=False)
 
@@ -146,19 +156,22 @@ class Transport:
         tokens = estimate_tokens(body)
         doubtful = 0
         for retry in range(self.max_retries + 1):
-            await self._pacer.wait(tokens)
-            started = time.perf_counter()
             try:
-                reply, header_id = await self._post(client, path, body)
+                async with self._free:  # first, or what was granted would be sent when one is
+                    await self._pacer.wait(tokens)
+                    started = time.perf_counter()
+                    reply, header_id = await self._post(client, path, body)
+                    latency_s = time.perf_counter() - started
             except ModelError as refusal:
-                refusal.doubtful_tries = doubtful
+                refusal.doubtful_tries += doubtful
                 raise
             except _RetryableError as failure:
                 doubtful += failure.is_doubtful
-                if retry == self.max_retries:
+                remedy = self._find_end(retry, failure.retry_after_s)
+                if remedy:
                     error = TransientModelError(
                         f"{self.model_name} at {self.base_url}: {failure.reason}; gave up after "
-                        f"{retry} retries. Check the server, or raise max_retries or timeout_s"
+                        f"{retry} retries. {remedy}"
                     )
                     error.doubtful_tries = doubtful
                     raise error from failure.__cause__
@@ -167,9 +180,19 @@ class Transport:
                 )
                 await asyncio.sleep(delay)
                 continue
-            latency_s = time.perf_counter() - started
             return Answer(reply, header_id, latency_s, retry, doubtful, self._hide_key)
         raise AssertionError("unreachable: the last try returns or raises")
+
+    def _find_end(self, retry: int, retry_after_s: float | None) -> str:
+        """Return what to do when this try was the last one, nothing when there is another."""
+        if retry == self.max_retries:
+            return "Check the server, or raise max_retries or timeout_s"
+        if (retry_after_s or 0.0) > self.backoff.longest_retry_after_s:
+            return (
+                f"It asks to wait {retry_after_s:.0f} s (Retry-After), more than the "
+                f"{self.backoff.longest_retry_after_s:g} s that are waited: go on after that"
+            )
+        return ""
 
     async def aclose(self) -> None:
         """Close the connections; the next call opens new ones."""
@@ -191,13 +214,15 @@ class Transport:
             reason = f"status {failure.status_code}: {said}"
             if _may_pass(failure.status_code):
                 retry_after_s = _read_retry_after(failure.response.headers)
-                is_doubtful = failure.status_code >= 500  # a gateway may have lost an answer
+                # A gateway may have lost an answer, or given up on one.
+                is_doubtful = failure.status_code >= 500 or failure.status_code == _TIMED_OUT
                 raise _RetryableError(reason, retry_after_s, is_doubtful=is_doubtful) from None
             # The SDK's own error holds the server's words as they came, a repeated key too.
             refusal = ModelError(
                 f"{self.model_name} at {self.base_url} refused the request with {reason}"
             )
             refusal.status_code = failure.status_code
+            refusal.doubtful_tries = int(_FILTERED in failure.response.text)
             raise refusal from None
         except sdk.APIConnectionError as failure:
             cause = failure.__cause__ or failure
@@ -229,6 +254,7 @@ class Transport:
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
             self._client = self._make_client()
+            self._free = asyncio.Semaphore(self.max_in_flight)
             self._loop = loop
         return self._client
 
@@ -267,12 +293,17 @@ class Transport:
             max_retries=0,  # retried here, where they are counted
             http_client=transport,
         )
+        if urlsplit(self.base_url).hostname != _OWN_HOST[self.sdk]:
+            _forget_environment(client)
         return client
 
     def _hide_key(self, text: str) -> str:
-        """Return what a server said without the key, which some repeat."""
+        """Return what a server said without the key, which some repeat, nor a begin of it that a
+        quotation was cut at."""
         key = _read_key(self.api_key_env) if self.api_key_env else ""
-        return text.replace(key, "[key]") if key else text
+        for length in (len(key), *range(len(key) - 1, _TELLING_CHARS - 1, -1)):
+            text = text.replace(key[:length], "[key]") if length else text
+        return text
 
     def _import_sdk(self) -> Any:
         """Return the provider's package, imported when it is needed and not before."""
@@ -283,6 +314,15 @@ class Transport:
         import anthropic
 
         return anthropic
+
+
+def _forget_environment(client: AsyncOpenAI | AsyncAnthropic) -> None:
+    """Take off what the SDK read in the environment for its own provider: an account's name, and
+    headers that may hold a key."""
+    client._custom_headers = {}
+    for name in ("organization", "project", "auth_token"):
+        if hasattr(client, name):
+            setattr(client, name, None)
 
 
 class _RetryableError(Exception):
@@ -319,11 +359,17 @@ def _find_passing_error(reply: Any) -> Any:
 
 
 def _read_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds of a ``Retry-After`` header; None for a date or no header."""
+    """Return the seconds of a ``Retry-After`` header, which may be a date (RFC 9110, 10.2.3); None
+    for no header or an unreadable one."""
+    given = headers.get("retry-after", "")
     try:
-        return max(0.0, float(headers["retry-after"]))
-    except (KeyError, ValueError):
-        return None
+        wait_s = float(given)
+    except ValueError:
+        try:
+            wait_s = parsedate_to_datetime(given).timestamp() - time.time()
+        except ValueError:
+            return None
+    return max(0.0, wait_s) if math.isfinite(wait_s) else None
 
 
 def is_loopback(url: str) -> bool:
