@@ -112,14 +112,15 @@ def at_least(least: int) -> Callable[[str], int]:
 def find_model(options: argparse.Namespace, role: str) -> NamedModel:
     """Return the model with this role: a table of ``--models``, or local weights.
 
-    Raises ModelFileError when the name is neither, and for a server's address beside a table, which
-    has its own; WeightsError for unknown weights where no file is given.
+    Raises ModelFileError when the name is neither, for a server's address that may hold a key, and
+    for one beside a table, which has its own; WeightsError for unknown weights where no file is given.
     """
+    from routerlib.models.model_file import check_base_url, load_model_file
+
     name, path = getattr(options, role), getattr(options, "models", None)
+    check_base_url(f"--{role}-url", getattr(options, f"{role}_url", None) or "")
     if path is None:
         return NamedModel(role, get_model_card(name, options.engine), None)
-    from routerlib.models.model_file import load_model_file
-
     entries = load_model_file(path)
     if name not in entries:
         try:

@@ -329,6 +329,18 @@ def test_a_file_model_may_go_with_local_weights(bench: Bench) -> None:
     }
 
 
+def test_an_address_that_may_hold_a_key_is_not_repeated(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "qwen2.5-coder-0.5b-instruct-q4_k_m"
+    address = bench.small.http.url.replace("//", "//me:s3cret@")
+    assert bench.collect("--small", name, "--small-url", address) == 1
+    said = capsys.readouterr().err
+    assert "--small-url: base_url has an @" in said
+    assert "s3cret" not in said
+    assert bench.small.http.bodies == []
+
+
 def test_the_key_is_nowhere_but_in_the_environment(
     bench: Bench,
     monkeypatch: pytest.MonkeyPatch,

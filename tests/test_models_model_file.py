@@ -115,6 +115,10 @@ def test_which_of_openais_apis(tmp_path: Path, provider: str) -> None:
         ('[a]\nprovider = "openai"\napi = true', "api is True; give a text"),
         ('[a]\nprovider = "anthropic"\napi = "responses"', "one API alone: leave api out"),
         ('[a]\nprovider = "anthropic"\napi = "chat"', "one API alone: leave api out"),
+        (
+            '[a]\nprovider = "openai-compatible"\nbase_url = ["https://sk-1@host"]',
+            "base_url is list; give a text",
+        ),
         ('[a]\nprovider = "openai"\nmodel = ""', "model is ''; give a text"),
         ('[a]\nprovider = "openai"\nmodel = 3', "model is 3; give a text"),
         ('[a]\nprovider = "openai"\nparameters = -1', "parameters is -1"),

@@ -154,7 +154,7 @@ def _read_entry(where: str, name: str, table: Any) -> ModelEntry:
     base_url = texts["base_url"] or provider.base_url
     if base_url is None:
         raise ModelFileError(f"{where} needs a base_url, the server's address up to and with /v1")
-    _check_base_url(where, base_url)
+    check_base_url(where, base_url)
     is_own = base_url.rstrip("/") == (provider.base_url or "").rstrip("/")
     variable = texts["api_key_env"] or (provider.api_key_env if is_own else None)
     if variable is not None and not _VARIABLE.fullmatch(variable):
@@ -186,7 +186,7 @@ def _read_entry(where: str, name: str, table: Any) -> ModelEntry:
     )
 
 
-def _check_base_url(where: str, base_url: str) -> None:
+def check_base_url(where: str, base_url: str) -> None:
     """Refuse an address that may hold a key, without repeating it: it is printed and recorded."""
     if any(mark in base_url for mark in "@?#"):
         raise ModelFileError(
@@ -220,7 +220,8 @@ def _read_limit(where: str, table: Mapping[str, Any], key: str) -> int | None:
 def _read_text(where: str, table: Mapping[str, Any], key: str) -> str | None:
     value = table.get(key)
     if value is not None and (not isinstance(value, str) or not value.strip()):
-        raise ModelFileError(f"{where}: {key} is {value!r}; give a text")
+        given = type(value).__name__ if key == "base_url" else repr(value)  # it may hold a key
+        raise ModelFileError(f"{where}: {key} is {given}; give a text")
     return value
 
 
