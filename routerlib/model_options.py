@@ -113,7 +113,8 @@ def find_model(options: argparse.Namespace, role: str) -> NamedModel:
     """Return the model with this role: a table of ``--models``, or local weights.
 
     Raises ModelFileError when the name is neither, for a server's address that may hold a key, and
-    for one beside a table, which has its own; WeightsError for unknown weights where no file is given.
+    for one beside a table, which has its own; WeightsError for unknown weights where no file is
+    given.
     """
     from routerlib.models.model_file import check_base_url, load_model_file
 

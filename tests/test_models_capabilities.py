@@ -217,6 +217,23 @@ def test_what_is_taken_and_ignored_is_not_there(server: ScriptedServer) -> None:
     assert found.refusals == {}
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Your credit balance is too low to access the Anthropic API.",
+        "You have reached your specified API usage limits.",
+    ],
+)
+def test_an_empty_account_is_no_lack_of_capability(server: ScriptedServer, said: str) -> None:
+    """Anthropic says so with status 400, here from the second request on."""
+
+    def play(body: dict[str, Any]) -> dict[str, Any] | str:
+        return said if len(server.bodies) > 1 else make_reply(model="m")
+
+    with pytest.raises(ModelError, match=said):
+        probe(server, play, "anthropic")
+
+
 def test_a_text_cut_by_the_limit_shows_no_stop(server: ScriptedServer) -> None:
     """The word was not reached yet, stopped at or not."""
 

@@ -31,6 +31,8 @@ THINKING_TOKENS = 512  # for models that think before the first word
 MORE_TOKENS = 4096  # on top, for those that have thought and not begun to answer
 MOST_ALTERNATIVES = 20
 DENIED = (401, 402, 403)  # says something of the key or the account, and nothing of the model
+# So does Anthropic with status 400, as to a request that it does not take.
+NO_MONEY = ("credit balance", "usage limit")
 
 # What OpenAI says of a model that chat completions do not reach, by either of two messages.
 _NOT_OF_CHAT = ("v1/responses", "not supported in the v1/chat/completions endpoint")
@@ -127,7 +129,8 @@ class _Probe:
         except TransientModelError:
             raise
         except ModelError as refusal:
-            if refusal.status_code in DENIED:
+            said = str(refusal).lower()
+            if refusal.status_code in DENIED or any(words in said for words in NO_MONEY):
                 raise
             self.refusals[capability] = str(refusal)
             return None
