@@ -119,7 +119,7 @@ def _make_steps(
         "prompt_version": "synthetic-v1", "temperature": 0.0, "max_tokens": 100,
         "ended_by": "delimiter", "completion_tokens": _TOKENS, "cached_prompt_tokens": 0,
         "shared_prompt_tokens": 800, "reasoning_tokens": None, "finish_reason": "stop",
-        "retries": 0, "error": None,
+        "retries": 0, "error": None, "doubtful_tries": None,
     }  # fmt: skip
     setting = {"kind": "step", "temperature": 0.0, "max_tokens": 100, "delimiter": DELIMITER}
     steps: dict[str, Any] = {name: [value] * rows for name, value in constant.items()}

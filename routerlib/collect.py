@@ -14,11 +14,11 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from routerlib.benchmarks import GENERATED_BENCHMARKS
 from routerlib.collect_rows import (
-    fill_refused_step,
+    fill_failed_step,
     fill_step,
     make_blank_step,
     make_next_state,
@@ -321,12 +321,8 @@ class Collector:
     ) -> None:
         """Write the row of a call that failed, with what it took of an answer that was ``refused``,
         by its model or here. One that is asked for again (not ``is_final``) is no failure yet."""
-        text = f"{type(error).__name__}: {error}"
-        blank = self._make_blank_step(expansion)
-        if refused is None:
-            self.writer.add_step(replace(blank, error=text))
-        else:
-            self.writer.add_step(fill_refused_step(blank, refused, text))
+        self.writer.add_step(fill_failed_step(self._make_blank_step(expansion), error, refused))
+        if refused is not None:
             self._count_tokens(refused)
         self.report.calls += 1
         if not is_final:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from routerlib.benchmarks import compute_problem_features
 from routerlib.continuations import build_request, build_shared_messages
+from routerlib.errors import ModelError
 from routerlib.grading import BENCHMARK_STYLE, extract_answer, grade
 from routerlib.plans import CollectConfig, Expansion
 from routerlib.prompts import PROMPTS
@@ -118,11 +119,19 @@ def make_blank_step(
     )
 
 
-def fill_refused_step(blank: Step, refused: Completion, error: str) -> Step:
-    """Return the row of a call whose answer was refused: no text, but what it took."""
-    return replace(
+def fill_failed_step(blank: Step, error: ModelError, refused: Completion | None) -> Step:
+    """Return the row of a call that failed: no text, but what it took of an answer that was
+    ``refused``, if there was one."""
+    doubtful_tries = error.doubtful_tries + (refused.doubtful_tries if refused else 0)
+    failed = replace(
         blank,
-        error=error,
+        error=f"{type(error).__name__}: {error}",
+        doubtful_tries=doubtful_tries or None,
+    )
+    if refused is None:
+        return failed
+    return replace(
+        failed,
         completion_tokens=refused.completion_tokens,
         reasoning_tokens=refused.reasoning_tokens,
         prompt_tokens=refused.prompt_tokens,
@@ -155,4 +164,5 @@ def fill_step(
         retries=completion.retries,
         returned_model=completion.returned_model,
         request_id=completion.request_id,
+        doubtful_tries=completion.doubtful_tries or None,
     )

@@ -167,6 +167,9 @@ class Step:
     ``prompt_tokens`` includes ``shared_prompt_tokens``, the part of the prompt that all problems
     share (system message and worked examples). ``completion_tokens`` includes
     ``reasoning_tokens``, written in thought, which are None when the server does not tell.
+    ``doubtful_tries`` counts the tries of the call that may have been billed although no count of
+    tokens came (a timeout, a lost connection, a 5xx), None where there was none; what they took is
+    not among the row's tokens.
     """
 
     id: str
@@ -197,6 +200,7 @@ class Step:
     request_id: str | None = None
     error: str | None = None
     reasoning_tokens: int | None = None
+    doubtful_tries: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,7 +174,7 @@ def load_answers(root: Path) -> list[list[dict[str, Any]]]:
     assert verify(root) == []
     steps = [row for row in load_table(root, "steps").to_pylist() if row["error"] is None]
     for row in steps:
-        for name in ("run_id", "latency_s", "attempt", "retries"):
+        for name in ("run_id", "latency_s", "attempt", "retries", "doubtful_tries"):
             del row[name]
     return [load_table(root, "states").to_pylist(), steps]
 
@@ -200,6 +200,8 @@ def test_a_fault_that_passes_is_a_retried_call(
     assert (report.errors, report.retries, report.calls) == (0, RETRIES, LATTICE_CALLS)
     retries = [row["retries"] for row in load_table(tmp_path, "steps").to_pylist()]
     assert sorted(retries) == [0] * (LATTICE_CALLS - 1) + [RETRIES]
+    doubtful = [row["doubtful_tries"] for row in load_table(tmp_path, "steps").to_pylist()]
+    assert [tries for tries in doubtful if tries] == ([] if "429" in reason else [RETRIES])
     assert load_answers(tmp_path) == undisturbed
 
 
@@ -224,6 +226,8 @@ def test_a_fault_that_stays_is_a_row_with_an_error(
     (row,) = [row for row in failed if row["error"] is not None]
     assert row["error"].startswith("TransientModelError" if tries > 1 else "ModelError")
     assert any(part in row["error"] for part in reason.split("|")), row["error"]
+    is_free = "400" in reason or "429" in reason or "content_filter" in reason  # or it was counted
+    assert row["doubtful_tries"] == (None if is_free else tries)
     written = 4 if "content_filter" in row["error"] else 0  # where the server counted what it wrote
     assert (row["text"], row["next_state_id"], row["completion_tokens"]) == (None, None, written)
     texts = load_table(tmp_path, "states")["text"].to_pylist()

@@ -162,17 +162,19 @@ def test_what_may_be_empty_is_not_when_there_is_something(tiny_store: Path) -> N
         writer.add_state(answered)
         for model_id, before, after in ((SMALL, root, first), (LARGE, first, answered)):
             thought = {"completion_tokens": 8, "reasoning_tokens": 6} if model_id == LARGE else {}
+            thought |= {"retries": 3, "doubtful_tries": 2} if model_id == LARGE else {}
             drawn = {"sample_index": 2, "temperature": 0.7, "run_id": "rollouts"}
             step = make_step(before, after, model_id, **drawn, **thought)
             writer.add_step(step)
             writer.add_choice(Choice(step.id, "random", 0.5))
         writer.add_prompt_score(PromptScore(problem.id, SMALL, 5, -8.0))
         writer.add_problem_text(ProblemText(problem.id, problem.text, problem.answer))
-    errors, thoughts, bands, rollouts, surprises, texts = (
+    errors, thoughts, doubts, bands, rollouts, surprises, texts = (
         query(tiny_store, recipe.sql).values.tolist() for recipe in RECIPES if recipe.may_be_empty
     )
     assert errors == [[SMALL, "TransientModelError", 1, 1]]
     assert thoughts == [[LARGE, 1, 8, 0.75]]
+    assert doubts == [[LARGE, 1, 2, 3, 8]]
     assert bands == [
         ["judge", "useful", pytest.approx(0.2), 1, 0.0],
         ["judge", "useful", pytest.approx(0.8), 1, 1.0],

@@ -4,6 +4,7 @@ for nothing."""
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,26 @@ def test_files_with_and_without_it_are_one_table(mixed: Path) -> None:
     assert sum(table.num_rows for table in iterate_table(mixed, "steps")) == 20
     assert verify(mixed) == []
     assert TraceIndex(mixed).summarise_tokens() is not None
+
+
+def test_files_with_one_of_two_such_columns_each_are_one_table(tmp_path: Path) -> None:
+    records = make_tiny_records()
+    first = [r for r in records if getattr(r, "problem_id", "tiny/test/0") == "tiny/test/0"]
+    later = [r for r in records if r not in first]
+    lost = [replace(r, doubtful_tries=2) if isinstance(r, Step) else r for r in first]
+    for part in (lost, think(later)):
+        with TraceWriter(tmp_path) as writer:
+            add_records(writer, part)
+    wanted = {(None, 2): 6, (1, None): 14}
+    for columns in (None, ["doubtful_tries", "reasoning_tokens"]):
+        rows = load_table(tmp_path, "steps", columns=columns).to_pylist()
+        assert Counter((r["reasoning_tokens"], r["doubtful_tries"]) for r in rows) == wanted
+    sums = "SELECT sum(reasoning_tokens), sum(doubtful_tries) FROM steps"
+    assert query(tmp_path, sums).values.tolist() == [[14, 12]]
+    compact(tmp_path)
+    assert len(list_files(tmp_path, "steps")) == 1
+    assert query(tmp_path, sums).values.tolist() == [[14, 12]]
+    assert verify(tmp_path) == []
 
 
 def test_compaction_keeps_what_is_known(mixed: Path) -> None:

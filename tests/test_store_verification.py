@@ -226,6 +226,7 @@ DAMAGES: list[tuple[Callable[[Tables], None], str]] = [
     (change("steps", prompt_version="other"), "its content has the id"),
     (change("steps", completion_tokens=-1), "has completion_tokens -1"),
     (change("steps", cached_prompt_tokens=31), "has 31 cached of 30 prompt tokens"),
+    (change("steps", doubtful_tries=0), "has doubtful_tries 0, which is above 0 or missing"),
     (change("steps", first_token_texts=[]), "of different lengths"),
     (change("steps", kind="tail"), "is a tail and next state"),
     (change("steps", attempt=1), "has attempts [1], so a row is missing"),

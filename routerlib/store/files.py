@@ -229,11 +229,13 @@ def _choose(file: pq.ParquetFile, name: str, columns: Collection[str] | None) ->
 def _complete(rows: _Rows, name: str, columns: Collection[str] | None) -> _Rows:
     """Rows of a file with the optional columns that it lacks, empty; of ``columns`` alone."""
     schema = make_schema(name)
-    for column in find_absent(name, rows.schema.names):
-        if columns is None or column in columns:
-            field = schema.field(column)
-            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
-    return rows
+    absent = find_absent(name, rows.schema.names)
+    added = [column for column in absent if columns is None or column in columns]
+    for column in added:
+        field = schema.field(column)
+        rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    present = set(rows.schema.names)
+    return rows.select([c for c in schema.names if c in present]) if added else rows
 
 
 def read_span(path: Path, name: str, key: str) -> tuple[str, str] | None:

@@ -153,6 +153,9 @@ def _check_step(step: Row, index: _Index) -> Iterator[str]:
     thought = step["reasoning_tokens"]
     if thought is not None and not 0 <= thought <= step["completion_tokens"]:
         yield f"has {thought} reasoning of {step['completion_tokens']} completion tokens"
+    doubtful = step["doubtful_tries"]
+    if doubtful is not None and doubtful < 1:
+        yield f"has doubtful_tries {doubtful}, which is above 0 or missing"
     if len(step["first_token_texts"]) != len(step["first_token_logprobs"]):
         yield "has first-token texts and log-probabilities of different lengths"
     if step["error"] is not None:

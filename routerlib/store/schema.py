@@ -157,6 +157,7 @@ _COLUMNS: Mapping[str, Mapping[str, pa.DataType | tuple[pa.DataType, None]]] = {
         "request_id": (_TEXT, None),
         "error": (_TEXT, None),
         "reasoning_tokens": (_WHOLE, None),
+        "doubtful_tries": (_WHOLE, None),
     },
     "choices": {
         "step_id": _TEXT,
@@ -178,7 +179,7 @@ _COLUMNS: Mapping[str, Mapping[str, pa.DataType | tuple[pa.DataType, None]]] = {
 
 # Columns that came after the first recordings. A file in which no row has a value leaves them out,
 # so files from before them are what would be written today; in memory every table has them.
-OPTIONAL_COLUMNS: Mapping[str, tuple[str, ...]] = {"steps": ("reasoning_tokens",)}
+OPTIONAL_COLUMNS: Mapping[str, tuple[str, ...]] = {"steps": ("reasoning_tokens", "doubtful_tries")}
 
 
 def get_key(name: str, record: Record) -> tuple[str, ...]:
