@@ -46,9 +46,9 @@ def test_the_tracked_stores_are_sound(store: Path) -> None:
 
 
 def test_the_numbers_of_the_hand_made_store(tiny_store: Path) -> None:
-    root = make_state(make_problems()[0], "")
+    first = make_state(make_problems()[0], "2 + 3 = 5\n")
     with TraceWriter(tiny_store) as writer:
-        writer.add_step(make_step(root, None, SMALL, sample_index=1, error="ModelError: no"))
+        writer.add_step(make_step(first, None, SMALL, sample_index=1, error="ModelError: no"))
     card = render_datacard(tiny_store)
     assert "Runs: 1, from 2025-01-01 to 2025-01-01. Parquet files: 0.0 MB." in card
     assert "| tiny | test | 3 | 20 | 10 | 20 | 21 | 0.00% | 4.76% |" in card
@@ -61,7 +61,7 @@ def test_the_numbers_of_the_hand_made_store(tiny_store: Path) -> None:
 
 def test_problems_without_a_complete_path_are_counted(tiny_store: Path) -> None:
     """In the main store and in an inner one: the large model's third problem, all of a second
-    prompt's."""
+    prompt's, and a problem whose first call failed."""
     problem = make_problems()[1]
     root, first = make_state(problem, ""), make_state(problem, "4 + 6 = 10\n")
     for store in (tiny_store / "pilot", tiny_store):
@@ -69,6 +69,8 @@ def test_problems_without_a_complete_path_are_counted(tiny_store: Path) -> None:
             if store != tiny_store:
                 add_records(writer, make_tiny_records()[:-4])
             writer.add_step(make_step(root, first, SMALL, prompt_version="tiny-v2"))
+            failed = {"prompt_version": "tiny-v3", "error": "ModelError: no"}
+            writer.add_step(make_step(root, None, LARGE, **failed))
     main_part, _, pilot = render_datacard(tiny_store).partition("### `traces/pilot`")
     assert "*Incomplete* are the problems" in main_part
     assert f"| tiny | test | {SMALL} | 3 | 1 | 0.333 [0.061, 0.792] | 5 |" in main_part
@@ -78,6 +80,7 @@ def test_problems_without_a_complete_path_are_counted(tiny_store: Path) -> None:
     assert f"| tiny-v1 | {SMALL} | 3 | 0 | 0.333 [0.061, 0.792] | 5 |" in pilot
     assert f"| tiny-v1 | {LARGE} | 2 | 1 | 1.000 [0.342, 1.000] | 8 |" in pilot
     assert f"| tiny-v2 | {SMALL} | 0 | 1 | – | – |" in pilot
+    assert f"| tiny-v3 | {LARGE} | 0 | 1 | – | – |" in pilot
 
 
 def test_what_only_some_stores_have(tiny_store: Path) -> None:

@@ -14,6 +14,7 @@ from tiny import (
     LARGE,
     SMALL,
     add_records,
+    make_problem_row,
     make_problems,
     make_run,
     make_state,
@@ -82,6 +83,35 @@ def test_solo_says_what_is_incomplete(tmp_path: Path) -> None:
         add_records(writer, make_tiny_records()[:-4])  # the last state of problem 2 is missing
     frame = query(tmp_path, "SELECT model_id, problems, incomplete_problems, accuracy FROM solo")
     assert frame.values.tolist() == [[LARGE, 2, 1, 1.0], [SMALL, 3, 0, pytest.approx(1 / 3)]]
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_problem_whose_first_call_failed_is_incomplete(tiny_store: Path, attempts: int) -> None:
+    """A call that failed in a rollout is none of the model alone."""
+    problem = replace(make_problems()[0], id="tiny/test/3")
+    root = make_state(problem, "")
+    with TraceWriter(tiny_store) as writer:
+        add_records(writer, [make_problem_row(problem), root, make_run("rollouts", plan="rollout")])
+        for attempt in range(attempts):
+            writer.add_step(make_step(root, None, LARGE, attempt=attempt, error="ModelError: no"))
+        drawn = make_step(root, None, SMALL, run_id="rollouts", error="ModelError: no")
+        writer.add_step(drawn)
+    frame = query(tiny_store, "SELECT model_id, problems, incomplete_problems, accuracy FROM solo")
+    assert frame.values.tolist() == [
+        [LARGE, 3, 1, pytest.approx(2 / 3)],
+        [SMALL, 3, 0, pytest.approx(1 / 3)],
+    ]
+    found = query(
+        tiny_store,
+        "SELECT steps, completion_tokens, is_complete, is_correct FROM solo_paths "
+        f"WHERE problem_id = '{problem.id}'",
+    )
+    assert found.values.tolist() == [[0, 0, False, pd.NA]]
+    end = make_state(problem, "Answer: 5", is_terminal=True)
+    with TraceWriter(tiny_store) as writer:
+        add_records(writer, [end, make_step(root, end, LARGE, attempt=attempts)])
+    frame = query(tiny_store, "SELECT problems, incomplete_problems FROM solo")
+    assert frame.values.tolist() == [[4, 0], [3, 0]]
 
 
 # By problem and state: right, steps and completion tokens to the end; small's, then large's.

@@ -9,7 +9,7 @@ Besides one view per table, these, which leave out the steps that rollouts recor
 - ``answers``: one row per finished solution, with its problem.
 - ``solo_paths``: one row per problem, model and sampling setting: the model alone from the
   problem to its answer, tokens summed over the path; ``is_complete`` is false where the path
-  leaves what is recorded.
+  leaves what is recorded, after no step where the first call failed.
 - ``solo``: ``solo_paths`` in the mean over complete problems: each model's accuracy and tokens a
   problem.
 - ``solo_states``: the states on those paths, by ``depth``, the ends left out.
@@ -56,8 +56,9 @@ _LATEST_RUN = "QUALIFY row_number() OVER (PARTITION BY id ORDER BY ended_at DESC
 # Steps of rollouts are left out: which model wrote them was drawn, and what one model happened to
 # write alone is no sample of what it does. The run that recorded a step tells, not ``choices``: a
 # rollout also chooses steps that a lattice recorded, and those stay.
-_IS_COUNTED = """steps.error IS NULL
-                AND steps.run_id NOT IN (SELECT id FROM runs WHERE plan = 'rollout')"""
+_IS_ASKED = "steps.run_id NOT IN (SELECT id FROM runs WHERE plan = 'rollout')"
+_IS_COUNTED = f"""steps.error IS NULL
+                AND {_IS_ASKED}"""
 
 # The step by which a model goes on alone from a state. At a state with both, "step" comes before
 # "tail": the deeper recording. A step of no text leads back to its state, so a path that meets one
@@ -91,6 +92,11 @@ HELPER_VIEWS = {
                    own.is_terminal, own.is_correct, own.extracted_answer
             FROM own JOIN states ON states.id = own.state_id
             WHERE states.text = ''
+            UNION ALL
+            SELECT steps.problem_id, model_id, prompt_version, temperature, sample_index,
+                   NULL, 0, 0, 0, false, NULL, NULL
+            FROM steps JOIN states ON states.id = steps.state_id
+            WHERE states.text = '' AND steps.error IS NOT NULL AND {_IS_ASKED}
             UNION ALL
             SELECT walk.problem_id, walk.model_id, walk.prompt_version, walk.temperature,
                    walk.sample_index, own.next_state_id, walk.steps + 1,
