@@ -14,6 +14,7 @@ from tiny import (
     LARGE,
     SMALL,
     add_records,
+    make_card,
     make_problem_row,
     make_problems,
     make_run,
@@ -176,6 +177,61 @@ def test_a_lattice_keeps_the_steps_that_rollouts_choose(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(
             query(tmp_path, f"SELECT * FROM {name} ORDER BY ALL"), rows, obj=name
         )
+
+
+def read_views(root: Path) -> dict[str, pd.DataFrame]:
+    return {name: query(root, f"SELECT * FROM {name} ORDER BY ALL") for name in HELPER_VIEWS}
+
+
+@pytest.mark.parametrize("rollouts", [1, 4])
+def test_a_lattice_has_the_steps_that_rollouts_recorded_first(
+    tmp_path: Path, rollouts: int
+) -> None:
+    """The views do not tell which of the two came first; without the lattice they show nothing."""
+    lattice = CollectConfig(depth=DEPTH, concurrency=1)
+    collect(tmp_path / "lattice", lattice)
+    drawn = replace(lattice, plan="rollout", rollouts=rollouts)
+    collect(tmp_path / "both", drawn)
+    for name, rows in read_views(tmp_path / "both").items():
+        assert rows.empty == (name != "answers"), name
+    report = collect(tmp_path / "both", lattice)
+    assert 0 < report.recorded_before < LATTICE_CALLS
+    both = read_views(tmp_path / "both")
+    for name, rows in read_views(tmp_path / "lattice").items():
+        pd.testing.assert_frame_equal(both[name], rows, obj=name)
+
+
+def test_a_model_alone_has_the_steps_that_rollouts_recorded_first(tmp_path: Path) -> None:
+    """Nobody else was asked at the first state; the model went on from the second."""
+    problem = make_problems()[0]
+    first, second = "2 + 3 = 5\n", "2 + 3 = 5\nSo 5 pens.\n"
+    states = [make_state(problem, text) for text in ("", first, second)]
+    states.append(make_state(problem, f"{second}Answer: 5", is_terminal=True))
+    runs = [make_run("rollouts", plan="rollout"), make_run()]
+    with TraceWriter(tmp_path) as writer:
+        add_records(writer, [make_card(LARGE), make_problem_row(problem), *runs, *states])
+        for before, after, run in zip(states, states[1:], (*runs, runs[1]), strict=False):
+            writer.add_step(make_step(before, after, LARGE, run_id=run.id))
+    found = query(tmp_path, "SELECT model_id, steps, is_complete FROM solo_paths")
+    assert found.values.tolist() == [[LARGE, 3, True]]
+
+
+def test_rollouts_beyond_a_lattice_stay_out_of_its_views(tiny_store: Path) -> None:
+    """Steps of a third model, and those of problems that no lattice has."""
+    before = read_views(tiny_store)
+    problem = make_problems()[1]
+    other = replace(problem, id="tiny/test/9")
+    root, end = make_state(problem, ""), make_state(problem, "Answer: 19", is_terminal=True)
+    elsewhere, there = make_state(other, ""), make_state(other, "Answer: 5", is_terminal=True)
+    drawn = {"run_id": "rollouts"}
+    with TraceWriter(tiny_store) as writer:
+        add_records(writer, [make_run("rollouts", plan="rollout"), make_card("third")])
+        add_records(writer, [make_problem_row(other), end, elsewhere, there])
+        writer.add_step(make_step(root, end, "third", **drawn))
+        writer.add_step(make_step(elsewhere, there, SMALL, **drawn))
+    after = read_views(tiny_store)
+    for name in HELPER_VIEWS.keys() - {"answers"}:
+        pd.testing.assert_frame_equal(after[name], before[name], obj=name)
 
 
 def test_process_labels_of_every_state(tiny_store: Path) -> None:

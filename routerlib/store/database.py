@@ -4,7 +4,8 @@ The only module that imports duckdb. Invariants: nothing here changes the store;
 read no file outside it and its settings cannot be changed. Rows that several shards hold (those of
 two machines put together) are one row only after compaction.
 
-Besides one view per table, these, which leave out the steps that rollouts recorded:
+Besides one view per table, these, which leave out the steps that rollouts recorded, except those
+that are part of a lattice as well:
 
 - ``answers``: one row per finished solution, with its problem.
 - ``solo_paths``: one row per problem, model and sampling setting: the model alone from the
@@ -53,28 +54,54 @@ _SQL_TYPES = {
 # Shards may hold a run twice: when it started and when it ended.
 _LATEST_RUN = "QUALIFY row_number() OVER (PARTITION BY id ORDER BY ended_at DESC NULLS LAST) = 1"
 
-# Steps of rollouts are left out: which model wrote them was drawn, and what one model happened to
-# write alone is no sample of what it does. The run that recorded a step tells, not ``choices``: a
-# rollout also chooses steps that a lattice recorded, and those stay.
-_IS_ASKED = "steps.run_id NOT IN (SELECT id FROM runs WHERE plan = 'rollout')"
-_IS_COUNTED = f"""steps.error IS NULL
-                AND {_IS_ASKED}"""
+# The calls that count. Those of rollouts are left out: which model wrote was drawn, and what one
+# model happened to write alone is no sample of what it does. The run that recorded a step tells,
+# not ``choices``: a rollout also chooses steps that a lattice recorded, and those stay. Nor does
+# a lattice record again what a rollout did, so that counts where a lattice was: in the states that
+# it asked in, or came through to one. Of models that it did not ask nothing counts.
+_SETTING = "prompt_version, temperature, sample_index"
+_CALLS = f"""
+        asked AS (
+            SELECT steps.*, states.text AS before, split_part(prompt_version, '+', 1) AS prompt
+            FROM steps JOIN states ON states.id = steps.state_id
+            WHERE run_id NOT IN (SELECT id FROM runs WHERE plan = 'rollout')
+        ),
+        drawn AS (
+            SELECT steps.*, states.text AS before, split_part(prompt_version, '+', 1) AS prompt
+            FROM steps JOIN states ON states.id = steps.state_id
+            WHERE run_id IN (SELECT id FROM runs WHERE plan = 'rollout') AND error IS NULL
+                AND (model_id, {_SETTING}) IN (SELECT (model_id, {_SETTING}) FROM asked)
+        ),
+        calls AS (
+            SELECT * FROM asked
+            UNION ALL
+            SELECT * FROM drawn
+            WHERE EXISTS (
+                SELECT 1 FROM asked
+                WHERE asked.problem_id = drawn.problem_id
+                    AND asked.prompt = drawn.prompt
+                    AND asked.temperature = drawn.temperature
+                    AND asked.sample_index = drawn.sample_index
+                    AND starts_with(asked.before, drawn.before)
+            )
+        )"""
 
 # The step by which a model goes on alone from a state. At a state with both, "step" comes before
 # "tail": the deeper recording. A step of no text leads back to its state, so a path that meets one
 # never ends and is not complete.
-_OWN_STEPS = f"""
-            SELECT steps.problem_id, steps.state_id, steps.next_state_id, steps.model_id,
-                   steps.prompt_version, steps.temperature, steps.sample_index,
-                   steps.kind, steps.completion_tokens, steps.prompt_tokens,
+_OWN = f"""{_CALLS},
+        own AS (
+            SELECT calls.problem_id, calls.state_id, calls.before, calls.next_state_id,
+                   calls.model_id, calls.prompt_version, calls.temperature, calls.sample_index,
+                   calls.kind, calls.completion_tokens, calls.prompt_tokens,
                    states.is_terminal, states.is_correct, states.extracted_answer
-            FROM steps JOIN states ON states.id = steps.next_state_id
-            WHERE {_IS_COUNTED}
+            FROM calls JOIN states ON states.id = calls.next_state_id
+            WHERE calls.error IS NULL
             QUALIFY row_number() OVER (
                 PARTITION BY state_id, model_id, prompt_version, temperature, sample_index
-                ORDER BY kind, max_tokens, steps.id
+                ORDER BY kind, max_tokens, calls.id
             ) = 1
-"""
+        )"""
 
 HELPER_VIEWS = {
     "answers": """
@@ -85,18 +112,16 @@ HELPER_VIEWS = {
         WHERE states.is_terminal
     """,
     "solo_paths": f"""
-        WITH RECURSIVE own AS ({_OWN_STEPS}),
+        WITH RECURSIVE {_OWN},
         walk AS (
-            SELECT own.problem_id, model_id, prompt_version, temperature, sample_index,
+            SELECT problem_id, model_id, prompt_version, temperature, sample_index,
                    next_state_id, 1 AS steps, completion_tokens, prompt_tokens,
-                   own.is_terminal, own.is_correct, own.extracted_answer
-            FROM own JOIN states ON states.id = own.state_id
-            WHERE states.text = ''
+                   is_terminal, is_correct, extracted_answer
+            FROM own WHERE before = ''
             UNION ALL
-            SELECT steps.problem_id, model_id, prompt_version, temperature, sample_index,
+            SELECT problem_id, model_id, prompt_version, temperature, sample_index,
                    NULL, 0, 0, 0, false, NULL, NULL
-            FROM steps JOIN states ON states.id = steps.state_id
-            WHERE states.text = '' AND steps.error IS NOT NULL AND {_IS_ASKED}
+            FROM calls WHERE before = '' AND error IS NOT NULL
             UNION ALL
             SELECT walk.problem_id, walk.model_id, walk.prompt_version, walk.temperature,
                    walk.sample_index, own.next_state_id, walk.steps + 1,
@@ -121,11 +146,9 @@ HELPER_VIEWS = {
         ) = 1
     """,
     "solo_states": f"""
-        WITH RECURSIVE own AS ({_OWN_STEPS}),
+        WITH RECURSIVE {_OWN},
         walk AS (
-            SELECT own.*, 0 AS depth
-            FROM own JOIN states ON states.id = own.state_id
-            WHERE states.text = ''
+            SELECT own.*, 0 AS depth FROM own WHERE before = ''
             UNION ALL
             SELECT own.*, walk.depth + 1
             FROM walk JOIN own ON own.state_id = walk.next_state_id
@@ -154,7 +177,7 @@ HELPER_VIEWS = {
     """,
     # From the ends of the paths backwards: each (state, model) is reached once, from its own step.
     "process_labels": f"""
-        WITH RECURSIVE own AS ({_OWN_STEPS}),
+        WITH RECURSIVE {_OWN},
         labels AS (
             SELECT problem_id, state_id, model_id, prompt_version, temperature, sample_index,
                    is_correct, 1 AS steps_left, completion_tokens AS completion_tokens_left
@@ -178,7 +201,7 @@ HELPER_VIEWS = {
         JOIN problems ON problems.id = labels.problem_id
     """,
     "substitutions": f"""
-        WITH own AS ({_OWN_STEPS})
+        WITH {_OWN}
         SELECT alone.benchmark, alone.split, alone.problem_id, alone.state_id, alone.depth,
                alone.model_id, own.model_id AS author_id, own.kind, alone.prompt_version,
                alone.temperature, alone.sample_index, alone.is_correct,
@@ -198,14 +221,15 @@ HELPER_VIEWS = {
         WHERE own.is_terminal OR later.state_id IS NOT NULL
     """,
     "agreement": f"""
-        SELECT problems.benchmark, problems.split, steps.problem_id, steps.state_id,
-               states.depth, steps.kind, steps.prompt_version, steps.temperature,
-               steps.sample_index, count(DISTINCT model_id) AS models,
+        WITH {_CALLS}
+        SELECT problems.benchmark, problems.split, calls.problem_id, calls.state_id,
+               states.depth, calls.kind, calls.prompt_version, calls.temperature,
+               calls.sample_index, count(DISTINCT model_id) AS models,
                count(DISTINCT next_state_id) = 1 AS agrees
-        FROM steps
-        JOIN states ON states.id = steps.state_id
-        JOIN problems ON problems.id = steps.problem_id
-        WHERE {_IS_COUNTED}
+        FROM calls
+        JOIN states ON states.id = calls.state_id
+        JOIN problems ON problems.id = calls.problem_id
+        WHERE calls.error IS NULL
         GROUP BY ALL
         HAVING count(DISTINCT model_id) > 1
     """,
