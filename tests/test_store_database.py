@@ -292,6 +292,42 @@ def test_a_step_of_no_text_is_never_the_way_to_a_label(tmp_path: Path) -> None:
     assert len(query(tmp_path, "SELECT * FROM solo_states")) == 2
 
 
+@pytest.mark.parametrize("run", ["tiny-run", "rollouts"])
+def test_a_begun_deeper_recording_hides_nothing_of_a_complete_one(
+    tiny_store: Path, run: str
+) -> None:
+    """Small's step where its tail is recorded goes on to where nothing is; once it comes to an end
+    it counts instead of the tail, also for what a step of the other model changes. A rollout that
+    was deeper than the lattice never counts."""
+    views = HELPER_VIEWS.keys() - {"answers", "agreement"}
+    before = read_views(tiny_store)
+    problem = make_problems()[0]
+    text = "2 + 3 = 5\nSo 5 pens.\n"
+    last, deeper = make_state(problem, text), make_state(problem, f"{text}Or 6.\n")
+    end = make_state(problem, f"{deeper.text}Answer: 6", is_terminal=True)
+    with TraceWriter(tiny_store) as writer:
+        add_records(writer, [make_run("rollouts", plan="rollout"), deeper])
+        writer.add_step(make_step(last, deeper, SMALL, run_id=run))
+    after = read_views(tiny_store)
+    for name in views:
+        pd.testing.assert_frame_equal(after[name], before[name], obj=name)
+    with TraceWriter(tiny_store) as writer:
+        add_records(writer, [end, make_step(deeper, end, SMALL, kind="tail", run_id=run)])
+    label = query(
+        tiny_store,
+        "SELECT is_correct, steps_left, completion_tokens_left FROM process_labels "
+        f"WHERE state_id = '{last.id}' AND model_id = '{SMALL}'",
+    )
+    assert label.values.tolist() == [[False, 2, 4] if run == "tiny-run" else [True, 1, 2]]
+    after = query(
+        tiny_store,
+        "SELECT model_id, kind, is_correct, is_correct_after FROM substitutions "
+        f"WHERE state_id = '{last.id}' ORDER BY model_id",
+    )
+    small = [SMALL, "tail", run == "rollouts", True]
+    assert after.values.tolist() == [[LARGE, "tail", True, True], small]
+
+
 def test_process_labels_are_those_of_a_walk_in_python() -> None:
     states = {row["id"]: row for row in load_table(paths.FIXTURE_TRACES, "states").to_pylist()}
     own = {}

@@ -86,20 +86,37 @@ _CALLS = f"""
             )
         )"""
 
-# The step by which a model goes on alone from a state. At a state with both, "step" comes before
-# "tail": the deeper recording. A step of no text leads back to its state, so a path that meets one
-# never ends and is not complete.
-_OWN = f"""{_CALLS},
-        own AS (
-            SELECT calls.problem_id, calls.state_id, calls.before, calls.next_state_id,
-                   calls.model_id, calls.prompt_version, calls.temperature, calls.sample_index,
-                   calls.kind, calls.completion_tokens, calls.prompt_tokens,
-                   states.is_terminal, states.is_correct, states.extracted_answer
+# The steps that were written, with the states that they reached.
+_WRITTEN = f"""{_CALLS},
+        written AS (
+            SELECT calls.*, states.is_terminal, states.is_correct, states.extracted_answer
             FROM calls JOIN states ON states.id = calls.next_state_id
             WHERE calls.error IS NULL
+        )"""
+
+# The step by which a model goes on alone from a state. At a state with both, "step" comes before
+# "tail": the deeper recording, unless it has not come to an end there and the other has. ``ends``
+# are the states from which some of the model's steps do, told from the ends backwards. A step of no
+# text leads back to its state, so a path that meets one never ends and is not complete.
+_OWN = f"""{_WRITTEN},
+        ends AS (
+            SELECT state_id, model_id, {_SETTING} FROM written WHERE is_terminal
+            UNION
+            SELECT written.state_id, model_id, {_SETTING}
+            FROM ends JOIN written USING (model_id, {_SETTING})
+            WHERE written.next_state_id = ends.state_id
+        ),
+        own AS (
+            SELECT written.* FROM written LEFT JOIN ends
+                ON ends.state_id = written.next_state_id
+                AND ends.model_id = written.model_id
+                AND ends.prompt_version = written.prompt_version
+                AND ends.temperature = written.temperature
+                AND ends.sample_index = written.sample_index
             QUALIFY row_number() OVER (
-                PARTITION BY state_id, model_id, prompt_version, temperature, sample_index
-                ORDER BY kind, max_tokens, calls.id
+                PARTITION BY written.state_id, written.model_id, written.prompt_version,
+                             written.temperature, written.sample_index
+                ORDER BY is_terminal OR ends.state_id IS NOT NULL DESC, kind, max_tokens, id
             ) = 1
         )"""
 
@@ -200,25 +217,31 @@ HELPER_VIEWS = {
         JOIN states ON states.id = labels.state_id
         JOIN problems ON problems.id = labels.problem_id
     """,
+    # Of an author's step and its tail the first counts after which the model's end is recorded.
     "substitutions": f"""
-        WITH {_OWN}
+        WITH {_WRITTEN}
         SELECT alone.benchmark, alone.split, alone.problem_id, alone.state_id, alone.depth,
-               alone.model_id, own.model_id AS author_id, own.kind, alone.prompt_version,
+               alone.model_id, written.model_id AS author_id, written.kind, alone.prompt_version,
                alone.temperature, alone.sample_index, alone.is_correct,
-               CASE WHEN own.is_terminal THEN own.is_correct ELSE later.is_correct END
+               CASE WHEN written.is_terminal THEN written.is_correct ELSE later.is_correct END
                    AS is_correct_after
         FROM process_labels AS alone
-        JOIN own ON own.state_id = alone.state_id
-            AND own.model_id <> alone.model_id
-            AND own.prompt_version = alone.prompt_version
-            AND own.temperature = alone.temperature
-            AND own.sample_index = alone.sample_index
-        LEFT JOIN process_labels AS later ON later.state_id = own.next_state_id
+        JOIN written ON written.state_id = alone.state_id
+            AND written.model_id <> alone.model_id
+            AND written.prompt_version = alone.prompt_version
+            AND written.temperature = alone.temperature
+            AND written.sample_index = alone.sample_index
+        LEFT JOIN process_labels AS later ON later.state_id = written.next_state_id
             AND later.model_id = alone.model_id
             AND later.prompt_version = alone.prompt_version
             AND later.temperature = alone.temperature
             AND later.sample_index = alone.sample_index
-        WHERE own.is_terminal OR later.state_id IS NOT NULL
+        WHERE written.is_terminal OR later.state_id IS NOT NULL
+        QUALIFY row_number() OVER (
+            PARTITION BY alone.state_id, alone.model_id, written.model_id, alone.prompt_version,
+                         alone.temperature, alone.sample_index
+            ORDER BY written.kind, written.max_tokens, written.id
+        ) = 1
     """,
     "agreement": f"""
         WITH {_CALLS}
