@@ -27,6 +27,7 @@ from tiny_models import LATTICE_CALLS, make_cards, make_gsm8k_problems, make_tin
 from routerlib import paths
 from routerlib.collect import Collector, CollectReport
 from routerlib.collect import make_run as make_collect_run
+from routerlib.continuations import Continuation, name_prompt_version
 from routerlib.errors import ManifestMismatchError, StoreError
 from routerlib.plans import CollectConfig
 from routerlib.records import Choice
@@ -394,6 +395,58 @@ def test_agreement(tiny_store: Path) -> None:
         ["tiny/test/0", 2],
         ["tiny/test/1", 2],
     ]
+
+
+PROTOCOLS: dict[str, tuple[Continuation, Continuation]] = {
+    "short-lines-v1+prefill,dialogue": ("prefill", "dialogue"),
+    "short-lines-v1": ("prefill", "prefill"),
+    "short-lines-v1+continue_turn,prefill": ("continue_turn", "prefill"),
+    "short-lines-v1+dialogue": ("dialogue", "dialogue"),
+}
+
+
+def read_plan(root: Path, plan: str) -> list[pd.DataFrame]:
+    """What the models of a plan make of each other's steps, without its name."""
+    small, large = (name_prompt_version("short-lines-v1", protocol) for protocol in PROTOCOLS[plan])
+    pair = f"(('{SMALL}', '{small}'), ('{LARGE}', '{large}'))"
+    return [
+        query(
+            root,
+            "SELECT * EXCLUDE (prompt_version, author_prompt_version) FROM substitutions "
+            f"WHERE (model_id, prompt_version) IN {pair} "
+            f"AND (author_id, author_prompt_version) IN {pair} ORDER BY ALL",
+        ),
+        query(
+            root,
+            "SELECT * EXCLUDE prompt_version FROM agreement "
+            f"WHERE prompt_version = '{plan}' ORDER BY ALL",
+        ),
+    ]
+
+
+def test_models_of_one_plan_are_compared_whatever_their_protocols(tmp_path: Path) -> None:
+    """The tiny models write the same by any protocol. Plans in one store are not mixed, nor are
+    protocols that no plan put together, other samples, or what a run without a plan says."""
+    expected: list[pd.DataFrame] = []
+    for number, (plan, protocols) in enumerate(PROTOCOLS.items()):
+        config = CollectConfig(depth=DEPTH, concurrency=1, continuations=protocols)
+        collect(tmp_path / str(number), config)
+        collect(tmp_path / "all", config)
+        found = read_plan(tmp_path / str(number), plan)
+        assert [len(frame) for frame in found] == [LATTICE_CALLS, LATTICE_CALLS // 2]
+        expected = expected or found
+        for frame, alike in zip(found, expected, strict=True):
+            pd.testing.assert_frame_equal(frame, alike)
+    collect(tmp_path / "all", replace(config, sample_index=1))
+    with TraceWriter(tmp_path / "all") as writer:
+        writer.add_run(make_run())
+    for plan in PROTOCOLS:
+        first = [frame[frame["sample_index"] == 0] for frame in read_plan(tmp_path / "all", plan)]
+        for frame, alike in zip(first, expected, strict=True):
+            pd.testing.assert_frame_equal(frame.reset_index(drop=True), alike)
+    count = "SELECT count(*) AS n FROM"
+    assert query(tmp_path / "all", f"{count} substitutions")["n"].item() == 5 * LATTICE_CALLS
+    assert query(tmp_path / "all", f"{count} agreement")["n"].item() == 5 * LATTICE_CALLS // 2
 
 
 def test_tables_have_their_columns_even_when_empty(tiny_store: Path) -> None:

@@ -24,6 +24,10 @@ that are part of a lattice as well:
   writes the next step and the model the rest. A step of kind "tail" is all of the rest.
 - ``agreement``: one row per state that two or more models continued, with ``agrees``: all wrote
   the same next step and reached the same state.
+
+The last two compare models of one prompt version, and models that a run asked together by different
+protocols: ``author_prompt_version`` is then another, and ``prompt_version`` of ``agreement`` is the
+prompt with all protocols in the order of the models, such as "short-lines-v1+prefill,dialogue".
 """
 
 from __future__ import annotations
@@ -92,6 +96,25 @@ _WRITTEN = f"""{_CALLS},
             SELECT calls.*, states.is_terminal, states.is_correct, states.extracted_answer
             FROM calls JOIN states ON states.id = calls.next_state_id
             WHERE calls.error IS NULL
+        )"""
+
+# The models of the plans in which they go on by different protocols, with the prompt versions that
+# they therefore have there. ``plan`` is the prompt with the protocols in the order of the models.
+_MIXED = """
+        mixed AS (
+            SELECT DISTINCT models, prompt || '+' || array_to_string(protocols, ',') AS plan,
+                   unnest(models) AS model_id,
+                   unnest(list_transform(protocols, lambda name:
+                       if(name = 'prefill', prompt, prompt || '+' || name))) AS prompt_version
+            FROM (
+                SELECT told.models, told.prompt_version AS prompt, told.continuations AS protocols
+                FROM (
+                    SELECT from_json(configuration, '{"models": ["VARCHAR"],
+                        "continuations": ["VARCHAR"], "prompt_version": "VARCHAR"}') AS told
+                    FROM runs WHERE json_valid(configuration)
+                )
+            )
+            WHERE len(list_distinct(protocols)) > 1
         )"""
 
 # The step by which a model goes on alone from a state. At a state with both, "step" comes before
@@ -219,16 +242,21 @@ HELPER_VIEWS = {
     """,
     # Of an author's step and its tail the first counts after which the model's end is recorded.
     "substitutions": f"""
-        WITH {_WRITTEN}
+        WITH {_WRITTEN}, {_MIXED},
+        compared AS (
+            SELECT one.model_id, one.prompt_version, other.model_id AS author_id,
+                   other.prompt_version AS author_prompt_version
+            FROM mixed AS one JOIN mixed AS other USING (models, plan)
+        )
         SELECT alone.benchmark, alone.split, alone.problem_id, alone.state_id, alone.depth,
                alone.model_id, written.model_id AS author_id, written.kind, alone.prompt_version,
-               alone.temperature, alone.sample_index, alone.is_correct,
+               written.prompt_version AS author_prompt_version, alone.temperature,
+               alone.sample_index, alone.is_correct,
                CASE WHEN written.is_terminal THEN written.is_correct ELSE later.is_correct END
                    AS is_correct_after
         FROM process_labels AS alone
         JOIN written ON written.state_id = alone.state_id
             AND written.model_id <> alone.model_id
-            AND written.prompt_version = alone.prompt_version
             AND written.temperature = alone.temperature
             AND written.sample_index = alone.sample_index
         LEFT JOIN process_labels AS later ON later.state_id = written.next_state_id
@@ -236,24 +264,33 @@ HELPER_VIEWS = {
             AND later.prompt_version = alone.prompt_version
             AND later.temperature = alone.temperature
             AND later.sample_index = alone.sample_index
-        WHERE written.is_terminal OR later.state_id IS NOT NULL
+        WHERE (written.is_terminal OR later.state_id IS NOT NULL)
+            AND (written.prompt_version = alone.prompt_version
+                OR (alone.model_id, alone.prompt_version, written.model_id, written.prompt_version)
+                    IN (FROM compared))
         QUALIFY row_number() OVER (
-            PARTITION BY alone.state_id, alone.model_id, written.model_id, alone.prompt_version,
-                         alone.temperature, alone.sample_index
+            PARTITION BY alone.state_id, alone.model_id, alone.prompt_version, written.model_id,
+                         written.prompt_version, alone.temperature, alone.sample_index
             ORDER BY written.kind, written.max_tokens, written.id
         ) = 1
     """,
     "agreement": f"""
-        WITH {_CALLS}
-        SELECT problems.benchmark, problems.split, calls.problem_id, calls.state_id,
-               states.depth, calls.kind, calls.prompt_version, calls.temperature,
-               calls.sample_index, count(DISTINCT model_id) AS models,
-               count(DISTINCT next_state_id) = 1 AS agrees
-        FROM calls
-        JOIN states ON states.id = calls.state_id
-        JOIN problems ON problems.id = calls.problem_id
-        WHERE calls.error IS NULL
-        GROUP BY ALL
+        WITH {_CALLS}, {_MIXED},
+        planned AS (
+            SELECT prompt_version AS plan, NULL AS models, calls.* FROM calls
+            UNION ALL
+            SELECT mixed.plan, mixed.models, calls.*
+            FROM calls JOIN mixed USING (model_id, prompt_version)
+        )
+        SELECT problems.benchmark, problems.split, planned.problem_id, planned.state_id,
+               states.depth, kind, plan AS prompt_version, temperature, sample_index,
+               count(DISTINCT model_id) AS models, count(DISTINCT next_state_id) = 1 AS agrees
+        FROM planned
+        JOIN states ON states.id = planned.state_id
+        JOIN problems ON problems.id = planned.problem_id
+        WHERE planned.error IS NULL
+        GROUP BY benchmark, split, planned.problem_id, planned.state_id, states.depth, kind, plan,
+                 planned.models, temperature, sample_index
         HAVING count(DISTINCT model_id) > 1
     """,
 }
