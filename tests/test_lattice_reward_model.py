@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 from lattice_cases import build, build_hand_lattice, build_scripted, index_nodes, make_hand_tables
 
 from routerlib.costs import Lens
-from routerlib.lattice import bill_reward_model, evaluate_probabilities
+from routerlib.lattice import bill_reward_model, evaluate_probabilities, restrict_one_way
 
 SMALL, LARGE = 0, 1
 # (path to the node of p, action): tokens that a reward model reads
@@ -35,6 +36,28 @@ def test_it_reads_the_problem_once_and_every_step_once() -> None:
     for (path, action), read in READ.items():
         bill = lattice.ledger["draft"][nodes["p", path], action, 2]
         np.testing.assert_array_equal(bill, [read, 0.0, 0.0], err_msg=f"{path}, {action}")
+
+
+def test_it_reads_neither_thought_nor_refused_answers() -> None:
+    """Both are billed to the model that wrote them and are in no text; so too where one model is
+    left, which drafts nothing."""
+    tables = make_hand_tables()
+    thought = pl.when(pl.col("id") == "root-large").then(50).when(pl.col("id") == "A-small").then(7)
+    steps = tables.steps.with_columns(reasoning_tokens=thought.cast(pl.Int32))
+    steps = steps.with_columns(
+        completion_tokens=pl.col("completion_tokens") + pl.col("reasoning_tokens").fill_null(0)
+    )
+    refused = steps.filter(pl.col("id") == "B-small").with_columns(
+        attempt=pl.lit(1, steps["attempt"].dtype), error=pl.lit("it repeats a step")
+    )
+    thinking = build(replace(tables, steps=pl.concat([steps, refused])), ("small", "large"), 2)
+    assert thinking.ledger["draft"][0, LARGE, LARGE].tolist() == [5.0, 10.0, 53.0]
+    for restrict in (lambda lattice: lattice, restrict_one_way):
+        found, expected = (
+            bill_reward_model(restrict(lattice)).ledger["draft"][:, :, 2]
+            for lattice in (thinking, build_hand_lattice())
+        )
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_policy_is_billed_for_what_was_read_on_its_paths() -> None:

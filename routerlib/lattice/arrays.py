@@ -52,7 +52,9 @@ class Lattice:
     - ``ledger``: protocol -> (N, K, K, 3) tokens that taking an action there makes each model
       read and write (``costs.LEDGER_FIELDS``), NaN where a call it needs is not recorded;
     - ``fields``: name -> (N,) of every observable field, hidden ones included: policies get
-      ``observe(protocol)`` only.
+      ``observe(protocol)`` only;
+    - ``text_tokens`` (N, K): tokens of the step behind each action that are not thought, NaN where
+      it is not recorded; None where nobody counted them.
     """
 
     problem_ids: tuple[str, ...]
@@ -69,6 +71,7 @@ class Lattice:
     outcome: FloatArray
     ledger: Mapping[str, FloatArray]
     fields: Mapping[str, FloatArray]
+    text_tokens: FloatArray | None = None
 
     @property
     def n_problems(self) -> int:
@@ -156,6 +159,7 @@ class Lattice:
             outcome=self.outcome[order],
             ledger={name: value[order] for name, value in self.ledger.items()},
             fields={name: value[order] for name, value in self.fields.items()},
+            text_tokens=None if self.text_tokens is None else self.text_tokens[order],
         )
 
 

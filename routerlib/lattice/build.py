@@ -83,6 +83,7 @@ def build_lattice(
         outcome=take_rows(graph.step_outcome, paths.edge_step),
         ledger=compute_ledgers(graph, paths),
         fields=compute_fields(graph, paths),
+        text_tokens=take_rows(graph.text_tokens, paths.edge_step),
     )
 
 

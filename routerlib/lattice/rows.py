@@ -50,12 +50,11 @@ class RecordedGraph:
     in ``KINDS``) from a state by a model, or -1; ``step_next`` (R,): state it reaches;
     ``step_outcome`` (R,): 1 or 0 when it ends the solution, else NaN; ``prompt_tokens``,
     ``shared_tokens``, ``completion_tokens`` (R,), refused answers included in the last; of them
-    ``kept_tokens`` (R,) are not read again by their model; ``refused_prompt_tokens`` (R,): read
-    for refused answers, besides; ``judge_score``,
-    ``judge_prompt_tokens``, ``judge_shared_tokens``, ``judge_completion_tokens`` (R,): the last
-    model's judgement of a step,
-    NaN where there is none; ``steps``: the frame of the R rows with ``state_text``;
-    ``problem_fields``: name -> (P,).
+    ``kept_tokens`` (R,) are not read again by their model and ``text_tokens`` (R,) are neither
+    thought nor refused; ``refused_prompt_tokens`` (R,): read for refused answers, besides;
+    ``judge_score``, ``judge_prompt_tokens``, ``judge_shared_tokens``, ``judge_completion_tokens``
+    (R,): the last model's judgement of a step, NaN where there is none; ``steps``: the frame of the
+    R rows with ``state_text``; ``problem_fields``: name -> (P,).
     """
 
     problem_ids: tuple[str, ...]
@@ -68,6 +67,7 @@ class RecordedGraph:
     shared_tokens: FloatArray
     completion_tokens: FloatArray
     kept_tokens: FloatArray
+    text_tokens: FloatArray
     refused_prompt_tokens: FloatArray
     judge_score: FloatArray
     judge_prompt_tokens: FloatArray
@@ -142,6 +142,7 @@ def index_graph(
         .to_numpy()
         .astype(np.float64),
         kept_tokens=_count_kept_tokens(steps),
+        text_tokens=_count_text_tokens(steps),
         refused_prompt_tokens=steps["refused_prompt_tokens"].to_numpy().astype(np.float64),
         **_get_judgements(tables.judgements, steps["id"], model_ids[-1]),
         steps=steps,
@@ -283,6 +284,13 @@ def _count_kept_tokens(steps: pl.DataFrame) -> FloatArray:
     all where it stays the model's own answer, none where a user's turn repeats it."""
     is_kept = [keeps_own_words(split_prompt_version(name)[1]) for name in steps["prompt_version"]]
     return np.where(is_kept, steps["completion_tokens"].to_numpy(), 0).astype(np.float64)
+
+
+def _count_text_tokens(steps: pl.DataFrame) -> FloatArray:
+    """Return (R,) how many tokens of an answer that was taken its model did not write in thought:
+    all where the server does not tell."""
+    thought = steps["reasoning_tokens"].cast(pl.Int64).fill_null(0)
+    return (steps["completion_tokens"] - thought).to_numpy().astype(np.float64)
 
 
 def find_usefulness(judgements: pl.DataFrame, judge_id: str) -> pl.DataFrame:
