@@ -206,12 +206,17 @@ def list_actions(
 def make_choice(
     step_id: str, model_index: int, model_count: int, config: CollectConfig
 ) -> Choice | None:
-    """Return the behaviour policy's decision behind a step, None where the plan has none."""
+    """Return the behaviour policy's decision behind a step, None where the plan has none.
+
+    A policy among other than two models says so in its name: it draws the same step with another
+    probability.
+    """
     if config.plan != "rollout":
         return None
     large = config.large_probability if model_count > 1 else 1.0
     probability = large if model_index == model_count - 1 else (1 - large) / (model_count - 1)
-    return Choice(step_id, f"random-{config.large_probability:g}", probability)
+    among = "" if model_count == 2 else f"-of-{model_count}"
+    return Choice(step_id, f"random-{config.large_probability:g}{among}", probability)
 
 
 def make_root(problem: Problem) -> State:

@@ -426,6 +426,28 @@ def test_choices_that_a_killed_run_did_not_write_are_written(tmp_path: Path) -> 
     assert load_choices(tmp_path / "b") == load_choices(tmp_path / "a") != set()
 
 
+def test_rollouts_of_two_and_of_three_models_go_into_one_store(tmp_path: Path) -> None:
+    """The small model's step of both was drawn with one half and with one quarter."""
+    models, third = make_tiny_models(), make_tiny_models()[0]
+    third.id = third.scripted.id = "tiny-third"
+    two = {"random-0.5": 0.5}
+    three = {"random-0.5-of-3": 0.25}
+    with TraceWriter(tmp_path) as writer:
+        for asked in (models, [third, *models], models):
+            cards = [make_card(model.id) for model in asked]
+            run = make_run(ROLLOUT, asked, "gsm8k", "test")
+            asyncio.run(Collector(asked, cards, writer, ROLLOUT).collect(PROBLEMS, run))
+    chosen = query(
+        tmp_path,
+        "SELECT step_id, map_from_entries(list((behaviour, probability))) AS found FROM choices "
+        f"JOIN steps ON steps.id = step_id WHERE model_id = '{SMALL}' GROUP BY step_id",
+    )["found"].tolist()
+    assert two in chosen
+    assert two | three in chosen
+    assert all(found in (two, three, two | three) for found in chosen)
+    assert verify(tmp_path) == []
+
+
 CHANGED = {
     "plan": "switch",
     "depth": 1,

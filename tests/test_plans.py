@@ -227,15 +227,16 @@ def test_the_behaviour_policy_draws_with_its_probability() -> None:
     shares = [drawn.count(index) / len(drawn) for index in range(3)]
     assert shares == pytest.approx([0.15, 0.15, 0.7], abs=0.04)
     assert [make_choice("x", index, 3, config) for index in range(3)] == [
-        Choice("x", "random-0.7", pytest.approx(0.15)),
-        Choice("x", "random-0.7", pytest.approx(0.15)),
-        Choice("x", "random-0.7", 0.7),
+        Choice("x", "random-0.7-of-3", pytest.approx(0.15)),
+        Choice("x", "random-0.7-of-3", pytest.approx(0.15)),
+        Choice("x", "random-0.7-of-3", 0.7),
     ]
     for large, index in ((0.0, 0), (1.0, 1)):
         certain = replace(config, large_probability=large)
         assert {list_actions(certain, *place, 2)[0][0] for place in places} == {index}
     assert {list_actions(config, *place, 1)[0][0] for place in places} == {0}
-    assert make_choice("x", 0, 1, config) == Choice("x", "random-0.7", 1.0)
+    assert make_choice("x", 0, 1, config) == Choice("x", "random-0.7-of-1", 1.0)
+    assert make_choice("x", 0, 2, config) == Choice("x", "random-0.7", pytest.approx(0.3))
     assert make_choice("x", 0, 2, CONFIG) is None  # a lattice takes every model
 
 
