@@ -95,18 +95,23 @@ TAKEN = (
 
 
 def build_hand_rollouts(
-    taken: tuple[tuple[str, int, float], ...] = TAKEN, lens: Lens | None = None
+    taken: tuple[tuple[str, int, float], ...] = TAKEN,
+    lens: Lens | None = None,
+    warmer: tuple[tuple[str, int, float], ...] = (),
 ) -> Rollouts:
+    """Rollouts at temperature 0.7, beside those at 1."""
     states, steps = make_hand_records()
     step_of = {step.id: step for step in steps}
-    recorded = [
-        replace(step_of[name], id=f"{name}-{index}", sample_index=index, temperature=0.7)
-        for name, index, _ in taken
+    chosen = [
+        (replace(step_of[n], id=f"{n}-{i}-{t}", sample_index=i, temperature=t), probability)
+        for t, choices in ((0.7, taken), (1.0, warmer))
+        for n, i, probability in choices
     ]
+    recorded = list({step.id: step for step, _ in chosen}.values())
     choices = pl.DataFrame(
         {
-            "step_id": [step.id for step in recorded],
-            "probability": [probability for _, _, probability in taken],
+            "step_id": [step.id for step, _ in chosen],
+            "probability": [probability for _, probability in chosen],
         },
         schema={"step_id": pl.String, "probability": pl.Float64},
     )
@@ -147,6 +152,15 @@ def test_recorded_rollouts_by_hand() -> None:
 def test_two_choices_in_one_state_are_refused() -> None:
     with pytest.raises(StoreError, match="two choices"):
         build_hand_rollouts((*TAKEN, ("root-large", 0, 0.5)))
+
+
+def test_a_step_that_two_policies_chose_is_refused() -> None:
+    """Only one that is asked for: rollouts at another temperature have their own probabilities."""
+    with pytest.raises(StoreError, match="chosen by two behaviour policies"):
+        build_hand_rollouts((*TAKEN, ("A-large", 0, 0.1)))
+    warmer = (("root-small", 0, 0.1), ("root-small", 0, 0.2))
+    expected, found = build_hand_rollouts(), build_hand_rollouts(warmer=warmer)
+    np.testing.assert_array_equal(found.behaviour, expected.behaviour)
 
 
 def test_nothing_finished_is_an_error() -> None:

@@ -135,11 +135,11 @@ def build_rollouts(
     last decision picks who writes the rest. Other protocols are out: what the small model would
     have said is recorded only where it was chosen, so a missing probe would give the choice away.
     Rollouts that were not finished are left out. Raises ``StoreError`` when none is finished, or
-    when a rollout has two choices in one state.
+    when a rollout has two choices in one state, or of one step.
     """
-    chosen = tables.steps.filter(pl.col("error").is_null()).join(
-        choices, left_on="id", right_on="step_id"
-    )
+    chosen = tables.steps.filter(
+        pl.col("error").is_null() & (pl.col("temperature") == temperature)
+    ).join(choices, left_on="id", right_on="step_id")
     found = []
     for sample_index in chosen["sample_index"].unique().sort().to_list():
         lattice = build_lattice(
@@ -151,7 +151,17 @@ def build_rollouts(
             temperature=temperature,
             sample_index=sample_index,
         )
-        sample = chosen.filter(pl.col("sample_index") == sample_index)
+        sample = chosen.filter(
+            (pl.col("sample_index") == sample_index)
+            & pl.col("problem_id").is_in(lattice.problem_ids)
+            & pl.col("model_id").is_in(list(model_ids))
+        )
+        twice = sample.filter(pl.col("id").is_duplicated())
+        if len(twice):
+            raise StoreError(
+                f"step {twice['id'][0]!r} was chosen by two behaviour policies: record each in a "
+                "store of its own"
+            )
         columns = sample.select("state_id", "model_id", "probability").iter_rows()
         probability = {(state, model): float(value) for state, model, value in columns}
         found.append(_follow_record(lattice, lens, probability))
