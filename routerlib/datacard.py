@@ -154,7 +154,8 @@ def _render_store(traces: Path) -> str:
 def update_datacard(card: Path, traces: Path) -> bool:
     """Rewrite the card's numbers from the store and return whether that changed it.
 
-    Raises ``RouterlibError`` when the card lacks the two comment lines.
+    Raises ``RouterlibError`` when the card cannot be read or written, or lacks the two comment
+    lines, and what the stores raise.
     """
     return replace_section(card, START, END, render_datacard(traces))
 

@@ -41,6 +41,7 @@ def render_features() -> str:
 def update_features(document: Path) -> bool:
     """Rewrite the document's tables and return whether that changed it.
 
-    Raises ``RouterlibError`` when the document lacks the two comment lines.
+    Raises ``RouterlibError`` when the document cannot be read or written, or lacks the two comment
+    lines.
     """
     return replace_section(document, START, END, render_features())

@@ -2,7 +2,7 @@
 
 The table stands between two comment lines of the README; ``update_readme`` rewrites what is
 between them, and a test compares it with the tracked numbers. ``replace_section`` does so for any
-document.
+document. Invariant: a document is rewritten whole or stays as it was.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from routerlib.errors import RouterlibError
+from routerlib.store.files import write_text
 from routerlib.tables import format_markdown, format_value
 
 START = "<!-- results: written by `routerlib readme` from figures/numbers.json -->"
@@ -71,18 +72,19 @@ def render_results(numbers: Mapping[str, Any]) -> str:
 def update_readme(readme: Path, numbers_path: Path) -> bool:
     """Rewrite the README's results from the numbers file and return whether that changed it.
 
-    Raises ``RouterlibError`` when the README lacks the two comment lines.
+    Raises ``RouterlibError`` when one of the files cannot be read, or the README not written or it
+    lacks the two comment lines.
     """
-    numbers = json.loads(numbers_path.read_text(encoding="utf-8"))
+    numbers = json.loads(_read(numbers_path))
     return replace_section(readme, START, END, render_results(numbers))
 
 
 def replace_section(document: Path, start: str, end: str, section: str) -> bool:
     """Put a section between two comment lines of a document and return whether that changed it.
 
-    Raises ``RouterlibError`` when the document lacks the lines.
+    Raises ``RouterlibError`` when the document lacks the lines, or cannot be read or written.
     """
-    old = document.read_text(encoding="utf-8")
+    old = _read(document)
     before, found_start, rest = old.partition(start)
     _, found_end, after = rest.partition(end)
     if not (found_start and found_end):
@@ -90,8 +92,32 @@ def replace_section(document: Path, start: str, end: str, section: str) -> bool:
             f"{document.name} lacks the lines {start!r} and {end!r}: put them back"
         )
     new = f"{before}{start}\n{section}\n{end}{after}"
-    document.write_text(new, encoding="utf-8")
+    if new != old:
+        _write(document, new)
     return new != old
+
+
+def _read(document: Path) -> str:
+    try:
+        return document.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RouterlibError(
+            f"there is no {document}: restore it from version control, or name another"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RouterlibError(
+            f"{document} cannot be read ({error}): mend it, or name another"
+        ) from error
+
+
+def _write(document: Path, text: str) -> None:
+    try:
+        write_text(document.resolve(), text)  # a link stays one
+    except OSError as error:
+        raise RouterlibError(
+            f"{document} cannot be written ({error}): make space there, or allow this user to "
+            "write there, and try again; it is as it was"
+        ) from error
 
 
 def _format(found: Mapping[str, float], digits: int) -> str:

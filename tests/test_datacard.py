@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from routerlib import paths
 from routerlib.cli import main
 from routerlib.datacard import END, START, render_datacard
 from routerlib.records import Choice, Judgement, PromptScore
-from routerlib.store import TraceWriter, verify
+from routerlib.store import TraceWriter, files, verify
 
 
 def test_the_card_quotes_the_tracked_store() -> None:
@@ -134,6 +136,59 @@ def test_the_command_rewrites_what_is_between_the_marks(
         assert said in capsys.readouterr().out
     text = card.read_text(encoding="utf-8")
     assert text == f"# Card\n\n{START}\n{render_datacard(tiny_store)}\n{END}\n\nflaws\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_card_that_cannot_be_written_stays_whole(
+    tiny_store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+) -> None:
+    card = tiny_store / "README.md"
+    old = f"# Card\n\n{START}\nold\n{END}\n"
+    card.write_text(old, encoding="utf-8")
+    before = set(tiny_store.iterdir())
+
+    def fail(path: Path, text: str) -> None:
+        path.write_text(text[:10], encoding="utf-8")
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files, "_write_text", fail)
+    assert main(["datacard", "--traces", str(tiny_store)]) == 1
+    said = capsys.readouterr().err
+    assert f"{card} cannot be written" in said
+    assert "make space there, or allow this user to write there" in said
+    assert card.read_text(encoding="utf-8") == old
+    assert set(tiny_store.iterdir()) == before
+    card.write_text(f"{START}\n{render_datacard(tiny_store)}\n{END}", encoding="utf-8")
+    assert main(["datacard", "--traces", str(tiny_store)]) == 0  # nothing is to be written
+
+
+def test_a_card_or_a_store_that_is_not_there(
+    tiny_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = tiny_store / "README.md"
+    assert main(["datacard", "--traces", str(tiny_store)]) == 1
+    assert f"there is no {card}: restore it" in capsys.readouterr().err
+    card.mkdir()
+    assert main(["datacard", "--traces", str(tiny_store)]) == 1
+    assert f"{card} cannot be read" in capsys.readouterr().err
+    card.rmdir()
+    card.write_bytes(b"\xff")
+    assert main(["datacard", "--traces", str(tiny_store)]) == 1
+    assert f"{card} cannot be read" in capsys.readouterr().err
+    assert main(["datacard", "--traces", str(tiny_store / "nowhere")]) == 1
+    assert "there is no store at" in capsys.readouterr().err
+
+
+def test_a_link_to_a_card_stays_one(tiny_store: Path) -> None:
+    text = f"{START}\n{END}\n"
+    (tiny_store.parent / "card.md").write_text(text, encoding="utf-8")
+    (tiny_store / "README.md").symlink_to(tiny_store.parent / "card.md")
+    assert main(["datacard", "--traces", str(tiny_store)]) == 0
+    assert (tiny_store / "README.md").is_symlink()
+    assert (tiny_store.parent / "card.md").read_text(encoding="utf-8") != text
 
 
 def test_a_card_without_its_marks_is_refused(

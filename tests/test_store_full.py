@@ -19,6 +19,7 @@ from tiny_models import LATTICE_CALLS, make_cards, make_gsm8k_problems, make_tin
 from routerlib.cli import main
 from routerlib.collect import Collector, CollectReport
 from routerlib.collect import make_run as make_collect_run
+from routerlib.datacard import END, START
 from routerlib.errors import StoreError
 from routerlib.plans import CollectConfig
 from routerlib.records import Step
@@ -204,6 +205,35 @@ def test_the_disk_is_full_in_a_command(
     assert main(["compact", "--traces", str(root)]) == 0
     assert main(["db", "--traces", str(root)]) == 0
     assert {file for file in root.rglob("*") if file.is_file()} == files_before
+
+
+def test_the_disk_is_full_for_a_data_card(
+    tmp_path: Path, mount: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The old one stays whole, be there no space or some for a part of it, or be it read-only."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount(disk, "size=1m")
+    root = write_tiny_store(disk)
+    card = root / "README.md"
+    old = f"{START}\n{END}\n" + "flaws\n" * 2000
+    card.write_text(old)
+    arguments = ["datacard", "--traces", str(root)]
+    ballast = disk / "ballast"
+    for space in (0, 4, 8):
+        ballast.write_bytes(bytes(shutil.disk_usage(disk).free - space * 1024))
+        assert main(arguments) == 1
+        assert f"{card} cannot be written" in capsys.readouterr().err
+        assert card.read_text() == old
+        ballast.unlink()
+    mount(disk, "remount,ro")
+    assert main(arguments) == 1
+    assert f"{card} cannot be written" in capsys.readouterr().err
+    mount(disk, "remount,rw")
+    assert card.read_text() == old
+    assert not list(root.glob(".*"))
+    assert main(arguments) == 0
+    assert card.read_text() != old
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
