@@ -265,20 +265,24 @@ def _print_price(
     config: CollectConfig,
 ) -> None:
     """Print what is left will cost, where models of the file have prices."""
-    import numpy as np
-
-    from routerlib.plans import list_expansions
+    from routerlib.plans import walk_expansions
     from routerlib.price_estimate import LEAST_PROBLEMS, load_problem_costs, predict_total
 
     cards = [model.card for model in named if model.entry is not None]
     if not cards or any(card.price_date is None for card in cards):
         return
     ids = [model.card.id for model in named]
-    missing, _ = list_expansions(problems, ids, config, index.get_next_state)
-    unfinished = {expansion.problem.id for expansion in missing}
-    complete = [problem.id for problem in problems if problem.id not in unfinished]
-    costs = load_problem_costs(options.traces, complete, cards) if complete else np.zeros(0)
-    price = predict_total(costs, len(unfinished))
+    step_ids: dict[str, list[str]] = {problem.id: [] for problem in problems}
+    unfinished = set()
+    for expansion, reached in walk_expansions(problems, ids, config, index.get_next_state):
+        step_ids[expansion.problem.id].append(expansion.id)
+        if reached is None:
+            unfinished.add(expansion.problem.id)
+    complete = {name: found for name, found in step_ids.items() if name not in unfinished}
+    price = None
+    if complete:  # else there may be no store yet
+        costs = load_problem_costs(options.traces, complete, cards)
+        price = predict_total(costs, len(unfinished))
     if price is None:
         print(f"No price yet: record {LEAST_PROBLEMS} problems first (--limit {LEAST_PROBLEMS})")
     else:

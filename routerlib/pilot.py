@@ -74,14 +74,38 @@ def select_complete(lattice: Lattice) -> Lattice:
     return lattice.select(complete)
 
 
+def select_calls(steps: pl.DataFrame, lattice: Lattice) -> pl.DataFrame:
+    """Return the rows of the store's table ``steps`` that are calls of a greedy lattice, failed and
+    refused ones included: a store may hold others of the same problems, say of another depth."""
+    levels = [
+        pl.DataFrame(
+            {
+                "state_id": lattice.node_state[lattice.level(depth)],
+                "model_id": model_id,
+                "kind": lattice.step_kind(depth, action),
+            }
+        )
+        for depth in range(lattice.depth + 1)
+        for action, model_id in enumerate(lattice.model_ids)
+    ]
+    greedy = steps.filter((pl.col("temperature") == 0.0) & (pl.col("sample_index") == 0))
+    return greedy.join(pl.concat(levels), on=["state_id", "model_id", "kind"], how="semi")
+
+
+def list_step_ids(steps: pl.DataFrame, lattice: Lattice) -> dict[str, list[str]]:
+    """Return the ids of a lattice's calls by problem, in its order, for ``load_problem_costs``."""
+    rows = select_calls(steps, lattice)
+    return {
+        problem: rows.filter(pl.col("problem_id") == problem)["id"].unique().to_list()
+        for problem in lattice.problem_ids
+    }
+
+
 def count_calls(steps: pl.DataFrame, lattice: Lattice) -> pd.DataFrame:
-    """Return one row per problem of a lattice, in its order: ``problem_id``, recorded ``calls`` of
-    its models, how many of them ``failed`` or were refused, how many steps were ``unanswered``
-    after all tries, ``prompt_tokens`` and ``completion_tokens``. ``steps`` is the store's table."""
-    rows = steps.filter(
-        pl.col("problem_id").is_in(lattice.problem_ids)
-        & pl.col("model_id").is_in(lattice.model_ids)
-    )
+    """Return one row per problem of a greedy lattice, in its order: ``problem_id``, its recorded
+    ``calls``, how many of them ``failed`` or were refused, how many steps were ``unanswered`` after
+    all tries, ``prompt_tokens`` and ``completion_tokens``. ``steps`` is the store's table."""
+    rows = select_calls(steps, lattice)
     has_failed = pl.col("error").is_not_null()
     answered = rows.filter(~has_failed)["id"].unique()
     counts = rows.group_by("problem_id").agg(

@@ -5,7 +5,7 @@ Invariant: an estimate has an interval or says that there is none yet; unpriced 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,22 +30,26 @@ class TotalEstimate:
 
 
 def load_problem_costs(
-    root: Path, problem_ids: Collection[str], cards: Sequence[ModelCard]
+    root: Path, step_ids: Mapping[str, Collection[str]], cards: Sequence[ModelCard]
 ) -> npt.NDArray[np.float64]:
-    """Return (n,) the USD that the recorded calls of some problems took, refused answers and all,
-    at the prices of the cards. Raises UnpricedModelError, and the errors of ``load_table``."""
+    """Return (n,) the USD that recorded calls took for each of n problems, refused answers and all,
+    at the prices of the cards. ``step_ids`` maps a problem to the ids of the calls that count: a
+    store may hold those of other plans as well. Raises UnpricedModelError, and the errors of
+    ``load_table``."""
     from routerlib.store import load_table
 
     tokens = ["prompt_tokens", "cached_prompt_tokens", "completion_tokens"]
-    table = load_table(root, "steps", columns=["problem_id", "model_id", *tokens])
+    table = load_table(root, "steps", columns=["id", "model_id", *tokens])
     by_id = {card.id: card for card in cards}
     for card in cards:
         get_prices(card)
-    costs = dict.fromkeys(problem_ids, 0.0)
+    problem_of = {step_id: problem for problem, ids in step_ids.items() for step_id in ids}
+    costs = dict.fromkeys(step_ids, 0.0)
     for row in table.to_pylist():
         card_of_row = by_id.get(row["model_id"])
-        if row["problem_id"] in costs and card_of_row is not None:
-            costs[row["problem_id"]] += compute_usd(card_of_row, *(row[name] for name in tokens))
+        problem = problem_of.get(row["id"])
+        if problem is not None and card_of_row is not None:
+            costs[problem] += compute_usd(card_of_row, *(row[name] for name in tokens))
     return np.array(list(costs.values()), dtype=np.float64)
 
 

@@ -303,6 +303,24 @@ def test_a_dry_run_tells_the_price_of_what_is_left(
     assert float(found[1]) > 0
 
 
+def test_the_price_is_that_of_the_plan(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples, another depth and each model alone are recorded of the same problems besides."""
+    bench.write_models(priced=(SMALL, LARGE))
+    monkeypatch.setattr("routerlib.price_estimate.LEAST_PROBLEMS", 2)
+    assert bench.collect("--limit", "2") == 0
+    capsys.readouterr()
+    assert bench.collect("--dry-run") == 0
+    before = [line for line in capsys.readouterr().out.splitlines() if "Price" in line]
+    assert len(before) == 1
+    for more in (("--plan", "rollout", "--temperature", "0.7"), ("--depth", "0"), ("--alone",)):
+        assert bench.collect("--limit", "2", *more) == 0
+    capsys.readouterr()
+    assert bench.collect("--dry-run") == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "Price" in line] == before
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -28,6 +28,7 @@ from routerlib.pilot import (
     describe_unrecorded,
     evaluate_pilot,
     judge_gaps,
+    list_step_ids,
     load_router,
     predict_recording,
     record_pilot,
@@ -140,6 +141,16 @@ def test_calls_are_counted_with_those_that_failed() -> None:
     assert (p["calls"], p["failed"], p["unanswered"]) == (12, 2, 1)
     assert (q["calls"], q["failed"], q["unanswered"]) == (2, 0, 0)
     assert (q["prompt_tokens"], q["completion_tokens"]) == (30, 9)
+    deeper = tables.steps.filter(pl.col("id") == "root-small").with_columns(
+        id=pl.lit("root-small-tail"), kind=pl.lit("tail")
+    )
+    sampled = deeper.with_columns(id=pl.lit("sample"), kind=pl.lit("step"), temperature=pl.lit(0.7))
+    more = pl.concat([tables.steps, refused, silent, deeper, sampled])
+    assert count_calls(more, lattice).equals(calls)
+    ids = list_step_ids(more, lattice)
+    assert list(ids) == ["p", "q"]
+    assert sorted(ids["q"]) == ["q.root-large", "q.root-small"]
+    assert len(ids["p"]) == 10 + 1
     by_others = tables.steps.with_columns(model_id=pl.lit("another"))
     assert count_calls(by_others, lattice)["calls"].tolist() == [0, 0]
 

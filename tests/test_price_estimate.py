@@ -7,7 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import LARGE, SMALL, add_records, make_card, make_tiny_records
+from tiny import (
+    LARGE,
+    SMALL,
+    add_records,
+    make_card,
+    make_problems,
+    make_state,
+    make_step,
+    make_tiny_records,
+)
 
 from routerlib.errors import UnpricedModelError
 from routerlib.price_estimate import load_problem_costs, predict_total
@@ -30,7 +39,8 @@ def test_costs_are_those_of_the_rows(tmp_path: Path) -> None:
         add_records(writer, records)
     steps = [record for record in records if isinstance(record, Step)]
     problems = sorted({step.problem_id for step in steps})
-    costs = load_problem_costs(tmp_path, problems[:2], [price(SMALL, 1.0), price(LARGE, 3.0)])
+    step_ids = {p: [step.id for step in steps if step.problem_id == p] for p in problems[:2]}
+    costs = load_problem_costs(tmp_path, step_ids, [price(SMALL, 1.0), price(LARGE, 3.0)])
     for problem, cost in zip(problems[:2], costs, strict=True):
         expected = sum(
             {SMALL: 1.0, LARGE: 3.0}[step.model_id]
@@ -40,7 +50,28 @@ def test_costs_are_those_of_the_rows(tmp_path: Path) -> None:
         )
         assert cost == pytest.approx(expected / 1e6)
     with pytest.raises(UnpricedModelError):
-        load_problem_costs(tmp_path, problems, [make_card(SMALL, 100)])
+        load_problem_costs(tmp_path, step_ids, [make_card(SMALL, 100)])
+
+
+def test_only_the_calls_that_count_are_paid_for_with_all_their_tries(tmp_path: Path) -> None:
+    """Two tries of one call of large, 30 and 5 tokens for each; other calls of the problem cost
+    nothing here, nor does a model without a card."""
+    problem = make_problems()[0]
+    root, first = make_state(problem, ""), make_state(problem, "2 + 3 = 5\n")
+    again = {"completion_tokens": 5, "attempt": 1}
+    steps = [
+        make_step(root, None, LARGE, completion_tokens=5, error="StepRefusedError: no"),
+        make_step(root, first, LARGE, **again),
+        make_step(root, first, LARGE, sample_index=1),
+        make_step(root, first, LARGE, prompt_version="tiny-v2"),
+        make_step(root, first, SMALL),
+    ]
+    heads = [record for record in make_tiny_records()[:6] if not isinstance(record, Step)]
+    with TraceWriter(tmp_path) as writer:
+        add_records(writer, [*heads, root, first, *steps])
+    ids = {problem.id: {steps[0].id, steps[1].id, steps[4].id}, "another": {"none"}}
+    costs = load_problem_costs(tmp_path, ids, [price(LARGE, 3.0)])
+    assert costs.tolist() == pytest.approx([2 * 3.0 * (30 + 10 * 5) / 1e6, 0.0])
 
 
 def test_too_few_problems_give_no_estimate() -> None:
