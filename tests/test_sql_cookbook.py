@@ -27,8 +27,8 @@ from routerlib import paths
 from routerlib.metrics import compute_wilson_interval
 from routerlib.records import Choice, Judgement, ProblemText, PromptScore
 from routerlib.store import TraceWriter, query
-from routerlib.store.database import HELPER_VIEWS
 from routerlib.store.schema import TABLES
+from routerlib.store.views import HELPER_VIEWS
 
 COOKBOOK = (paths.ROOT / "docs" / "sql-cookbook.md").read_text(encoding="utf-8")
 

@@ -32,8 +32,8 @@ from routerlib.errors import ManifestMismatchError, StoreError
 from routerlib.plans import CollectConfig
 from routerlib.records import Choice
 from routerlib.store import TraceWriter, build_database, load_table, open_store, query, verify
-from routerlib.store.database import HELPER_VIEWS
 from routerlib.store.schema import TABLES, make_schema
+from routerlib.store.views import HELPER_VIEWS
 
 
 def collect(root: Path, config: CollectConfig) -> CollectReport:
