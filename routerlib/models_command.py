@@ -80,6 +80,7 @@ def describe_capabilities(found: Capabilities) -> list[str]:
         f"seed                       {_describe(found.seed)}",
         f"cached tokens in usage     {_describe(found.reports_cached_tokens)}",
         f"limit of tokens            {found.limit_field}",
+        f"highest limit              {found.most_output_tokens or 'not told'}",
     ]
     for name, text in found.refusals.items():
         one_line = " ".join(make_printable(text).split())

@@ -294,6 +294,11 @@ class ResponsesApi:
         for name in body:
             if name not in known | {"instructions", "top_logprobs"}:
                 return f"Unknown parameter: '{name}'."
+        if body["max_output_tokens"] > 128_000:
+            return (
+                "Invalid 'max_output_tokens': integer above maximum value. Expected a value <= "
+                f"128000, but got {body['max_output_tokens']} instead."
+            )
         if body["max_output_tokens"] < 16:
             return (
                 "Invalid 'max_output_tokens': integer below minimum value. Expected a value >= 16, "

@@ -30,6 +30,7 @@ from routerlib.errors import ModelError, SpendingCapError, TransientModelError
 from routerlib.models import Backoff
 from routerlib.models.capabilities import (
     BEGUN,
+    BEYOND_ALL,
     MORE_TOKENS,
     QUESTION,
     THINKING_TOKENS,
@@ -278,6 +279,54 @@ def test_every_request_is_paid(server: ScriptedServer) -> None:
     assert low.spent_usd <= low.limit_usd
 
 
+@pytest.mark.parametrize(
+    ("said", "limit"),
+    [
+        ("max_tokens: 10000000 > 64000, which is the maximum of claude-4-5-20251001", 64000),
+        (
+            "max_tokens is too large: 10000000. This model supports at most 16384 completion "
+            "tokens, whereas you provided 10000000.",
+            16384,
+        ),
+        ("Expected a value <= 128000, but got 10000000 instead.", 128000),
+        (
+            "'max_tokens' or 'max_completion_tokens' is too large: 10000000. This model's maximum "
+            "context length is 4096 tokens and your request has 24 input tokens",
+            4096,
+        ),
+        ("max_tokens=10000000 cannot be greater than max_model_len=2048.", 2048),
+        ("The maximum tokens you requested exceeds the model limit of 2048.", 2048),
+        ("Request too large: Limit 30000, Requested 10000009", None),
+        ("max_tokens must be at most 20000000", None),
+        ("no", None),
+    ],
+)
+def test_the_limit_that_a_refusal_names(
+    server: ScriptedServer, said: str, limit: int | None
+) -> None:
+    def play(body: dict[str, Any]) -> dict[str, Any] | str:
+        return said if body["max_tokens"] == BEYOND_ALL else answer_chat(body)
+
+    found = probe(server, play)
+    assert found == replace(NO_PREFILL, refusals=found.refusals, most_output_tokens=limit)
+    assert said in found.refusals["most output"]
+
+
+def test_a_failure_at_the_highest_limit_is_no_failure_of_the_probe(server: ScriptedServer) -> None:
+    """OpenRouter answers 402 where the account cannot pay so much, OpenAI 429 where the rate has
+    not so many tokens; some servers break."""
+    for status in (402, 429, 500):
+
+        def act(handler: Handler, status: int = status) -> None:
+            is_last = handler.body["max_tokens"] == BEYOND_ALL
+            (fail_with(status) if is_last else reply_with(answer_chat(handler.body)))(handler)
+
+        server.acts = [act]
+        found = run_probe(server)
+        assert found.most_output_tokens is None
+        assert f"status {status}" in found.refusals["most output"]
+
+
 def test_fewer_alternatives_than_asked_for(server: ScriptedServer) -> None:
     def play(body: dict[str, Any]) -> dict[str, Any] | str:
         if body.get("top_logprobs", 0) > 5:
@@ -294,6 +343,8 @@ def test_an_anthropic_model(server: ScriptedServer, continues: bool) -> None:
 
     def play(body: dict[str, Any]) -> dict[str, Any] | str:
         stops = body.get("stop_sequences", [])
+        if body["max_tokens"] > 8192:
+            return f"max_tokens: {body['max_tokens']} > 8192, which is the maximum allowed for m"
         if any(not stop.strip() for stop in stops):
             return "stop_sequences: each stop sequence must contain non-whitespace"
         if get_begun(body) and not continues:
@@ -313,9 +364,12 @@ def test_an_anthropic_model(server: ScriptedServer, continues: bool) -> None:
         "blank_stop": False,
         "reports_cached_tokens": True,
         "api": "chat",
+        "most_output_tokens": 8192,
         "refusals": None,
     }
-    assert set(found.refusals) == {"blank_stop"} | (set() if continues else {"prefill"})
+    assert set(found.refusals) == {"blank_stop", "most output"} | (
+        set() if continues else {"prefill"}
+    )
 
 
 @pytest.mark.parametrize("reasons", [True, False])
@@ -335,9 +389,11 @@ def test_a_model_of_the_responses_api(server: ScriptedServer, reasons: bool) -> 
         "blank_stop": False,
         "reports_cached_tokens": True,
         "api": "responses",
+        "most_output_tokens": 128_000,
         "refusals": None,
     }
-    assert set(found.refusals) == ({"logprobs", "temperature"} if reasons else set())
+    refused = {"logprobs", "temperature"} if reasons else set()
+    assert set(found.refusals) == refused | {"most output"}
     assert all(body["store"] is False for body in server.bodies)
     assert all(len(body["input"]) == 1 for body in server.bodies)
 
@@ -474,8 +530,9 @@ def test_an_answer_that_thought_left_no_room_for_shows_nothing(
     can = {"stop": obeys, "blank_stop": obeys, "logprobs": obeys, "top_logprobs": 20 * obeys}
     prefill = "continue_final_message" if obeys else "none"
     assert probe(server, play) == replace(NO_PREFILL, prefill=prefill, **can)
-    assert len(server.bodies) <= 11
-    limits = [body["max_tokens"] for body in server.bodies]
+    assert len(server.bodies) <= 12
+    *limits, last = [body["max_tokens"] for body in server.bodies]
+    assert last == BEYOND_ALL
     assert sorted(limits) == limits
     assert set(limits) <= {TOKENS, TOKENS + MORE_TOKENS}
 
@@ -509,7 +566,7 @@ def test_thought_of_a_known_length_is_left_room_for(server: ScriptedServer) -> N
 
     server.acts = [act]
     assert run_probe(server, thinking_tokens=LONG) == NO_PREFILL
-    assert {body["max_tokens"] for body in server.bodies} == {TOKENS + LONG}
+    assert {body["max_tokens"] for body in server.bodies} == {TOKENS + LONG, BEYOND_ALL}
 
 
 def test_the_command(
@@ -562,9 +619,11 @@ def test_the_command_asks_by_the_api_of_the_table(
     models.write_text(table + 'api = "responses"\nthinking_tokens = 7\n')
     server.bodies.clear()
     assert main(["models", "check", "mine", "--models", str(models)]) == 0
-    assert {body["max_output_tokens"] for body in server.bodies} == {THINKING_TOKENS + 7}
+    limits = {body["max_output_tokens"] for body in server.bodies}
+    assert limits == {THINKING_TOKENS + 7, BEYOND_ALL}
     printed = capsys.readouterr().out
     assert "continues a begun answer   none" in printed
     assert "stop sequences             no" in printed
     assert "limit of tokens            max_output_tokens" in printed
+    assert "highest limit              128000" in printed
     assert "logprobs are not supported with reasoning models" in printed

@@ -8,11 +8,12 @@ failure that may pass or an answer that never came is an error, never "cannot".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from routerlib.errors import ModelError, TransientModelError
+from routerlib.errors import ModelError, SpendingCapError, TransientModelError
 from routerlib.models.anthropic_messages import read_message
 from routerlib.models.chat_reply import read_completion
 from routerlib.models.model_file import Api
@@ -30,12 +31,15 @@ TOKENS = 24
 THINKING_TOKENS = 512  # for models that think before the first word
 MORE_TOKENS = 4096  # on top, for those that have thought and not begun to answer
 MOST_ALTERNATIVES = 20
+BEYOND_ALL = 10_000_000  # tokens: more than any model writes, so a server with a limit says it
 DENIED = (401, 402, 403)  # says something of the key or the account, and nothing of the model
 # So does Anthropic with status 400, as to a request that it does not take.
 NO_MONEY = ("credit balance", "usage limit")
 
 # What OpenAI says of a model that chat completions do not reach, by either of two messages.
 _NOT_OF_CHAT = ("v1/responses", "not supported in the v1/chat/completions endpoint")
+# Anthropic; OpenAI, of a model and of a field; vLLM, old and new; Bedrock.
+_LIMIT = re.compile(r"(?:\d > |at most |value <= |length is |greater than \D*|limit of )(\d+)")
 _PLAIN = Request((Message("user", QUESTION),), Sampling(max_tokens=TOKENS))
 
 
@@ -47,8 +51,9 @@ class Capabilities:
     (vLLM's field), ``plain`` (unasked), or ``none``. ``top_logprobs`` is the number of alternatives
     that come with a token; ``logprobs`` is False where none come or only placeholders.
     ``blank_stop`` is a stop sequence of white space alone. ``limit_field`` is how the body names
-    the most tokens to write. ``api`` is which of OpenAI's APIs was asked. ``refusals`` holds what
-    the server said to what it refused.
+    the most tokens to write, ``most_output_tokens`` the highest number that the server says it
+    takes there (vLLM's is of prompt and answer together), None where it said none. ``api`` is which
+    of OpenAI's APIs was asked. ``refusals`` holds what the server said to what it refused.
     """
 
     returned_model: str
@@ -63,6 +68,7 @@ class Capabilities:
     reports_cached_tokens: bool
     api: Api = "chat"
     refusals: Mapping[str, str] = field(default_factory=dict)
+    most_output_tokens: int | None = None
 
 
 async def probe_capabilities(
@@ -71,7 +77,7 @@ async def probe_capabilities(
     thinking_tokens: int = 0,
     payer: Payer | None = None,
 ) -> Capabilities:
-    """Ask a model for each capability, one request after the other; at most eleven. ``api`` is
+    """Ask a model for each capability, one request after the other; at most twelve. ``api`` is
     which of OpenAI's APIs is asked, ``thinking_tokens`` what the model may write in thought on top
     of each request's limit. ``payer`` pays for each request, None where nobody counts.
 
@@ -93,6 +99,7 @@ async def probe_capabilities(
         blank_stop=await probe.try_stop("blank_stop", " "),
         reports_cached_tokens=probe.reports_cached_tokens,
         api=api,
+        most_output_tokens=await probe.find_most_output(),  # last: it may take the rate's turns
         refusals=dict(probe.refusals),
     )
 
@@ -151,7 +158,8 @@ class _Probe:
         messages = [Message("user", QUESTION)]
         if begun is not None:
             messages.append(Message("assistant", begun))
-        most_tokens = self.limit_fields[self.limit_field] + self.thinking_tokens
+        usual = self.limit_fields[self.limit_field] + self.thinking_tokens
+        most_tokens = int(more.get(self.limit_field, usual))
         body = {
             "model": self.transport.model_name,
             self.limit_field: most_tokens,
@@ -199,6 +207,18 @@ class _Probe:
             if found is not None:
                 return len(found.first_token_top), bool(found.token_logprobs)
         return 0, False
+
+    async def find_most_output(self) -> int | None:
+        """The highest limit of tokens that the server says it takes, when it is asked for one that
+        none does; None where it says none, and where so much could not be paid."""
+        try:
+            await self.send({self.limit_field: BEYOND_ALL}, None)
+        except SpendingCapError:
+            return None
+        except ModelError as refusal:
+            self.refusals["most output"] = str(refusal)
+            return read_limit(str(refusal))
+        return None
 
     def build_question(self, messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
         return {"messages": messages}
@@ -322,6 +342,18 @@ def _make_probe(
     if transport.sdk == "anthropic":
         kind = _AnthropicProbe
     return kind(transport, thinking_tokens, payer)
+
+
+def read_limit(refusal: str) -> int | None:
+    """Return the limit of tokens that a server names when it refuses a higher one, None if it names
+    none.
+
+    >>> read_limit("max_tokens: 10000000 > 8192, which is the maximum of claude-3-5")
+    8192
+    """
+    found = _LIMIT.search(refusal)
+    limit = int(found[1]) if found else BEYOND_ALL
+    return limit if limit < BEYOND_ALL else None
 
 
 def _is_begun(found: Completion) -> bool:
