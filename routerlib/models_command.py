@@ -25,7 +25,7 @@ def add_models_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
     command.set_defaults(run=_run_list)
     command = actions.add_parser(
         "check",
-        help="ask models what they can do, some ten small requests each",
+        help="ask models what they can do, a dozen small requests each at most",
         description="Asks each model for log-probabilities, to continue a begun answer, and so on. "
         "Each request is billed; they take a few hundred tokens together.",
     )
