@@ -312,6 +312,18 @@ def test_the_limit_that_a_refusal_names(
     assert said in found.refusals["most output"]
 
 
+@pytest.mark.parametrize("obeys", [True, False])
+def test_where_the_highest_limit_is_taken_the_answer_ends_soon(
+    server: ScriptedServer, obeys: bool
+) -> None:
+    def play(body: dict[str, Any]) -> dict[str, Any]:
+        return answer_chat(body if obeys else {**body, "stop": []})
+
+    assert probe(server, play).most_output_tokens is None
+    assert server.bodies[-1]["max_tokens"] == BEYOND_ALL
+    assert server.bodies[-1].get("stop") == (["."] if obeys else None)
+
+
 def test_a_failure_at_the_highest_limit_is_no_failure_of_the_probe(server: ScriptedServer) -> None:
     """OpenRouter answers 402 where the account cannot pay so much, OpenAI 429 where the rate has
     not so many tokens; some servers break."""

@@ -87,7 +87,7 @@ async def probe_capabilities(
     probe = _make_probe(transport, api, thinking_tokens, payer)
     first = await probe.find_limit_field()
     top, logprobs = await probe.try_logprobs()
-    return Capabilities(
+    found = Capabilities(
         returned_model=first.returned_model,
         limit_field=probe.limit_field,
         prefill=await probe.try_prefill(),
@@ -99,9 +99,9 @@ async def probe_capabilities(
         blank_stop=await probe.try_stop("blank_stop", " "),
         reports_cached_tokens=probe.reports_cached_tokens,
         api=api,
-        most_output_tokens=await probe.find_most_output(),  # last: it may take the rate's turns
-        refusals=dict(probe.refusals),
     )
+    most_output_tokens = await probe.find_most_output(found.stop)  # last: it may take the turns
+    return replace(found, most_output_tokens=most_output_tokens, refusals=dict(probe.refusals))
 
 
 class _Probe:
@@ -208,11 +208,13 @@ class _Probe:
                 return len(found.first_token_top), bool(found.token_logprobs)
         return 0, False
 
-    async def find_most_output(self) -> int | None:
+    async def find_most_output(self, stops: bool) -> int | None:
         """The highest limit of tokens that the server says it takes, when it is asked for one that
-        none does; None where it says none, and where so much could not be paid."""
+        none does; None where it says none, and where so much could not be paid. A server that
+        ``stops`` at sequences, and takes the limit, ends the answer with its first sentence."""
+        end = {self.stop_field: ["."]} if stops else {}
         try:
-            await self.send({self.limit_field: BEYOND_ALL}, None)
+            await self.send({self.limit_field: BEYOND_ALL, **end}, None)
         except SpendingCapError:
             return None
         except ModelError as refusal:
