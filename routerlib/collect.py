@@ -282,15 +282,16 @@ class Collector:
             try:
                 answer = await model.complete(request)
             except ModelError as error:
-                self._record_failure(expansion, error, error.billed)
+                self._record_failure(expansion, error)
                 return
             try:
                 completion = read_continuation(
                     continuation, answer, expansion.state.text, expansion.kind, rule
                 )
             except StepRefusedError as refusal:
+                refusal.billed = answer
                 is_final = left == 0 or continuation == "prefill"  # which has no turn to say so
-                self._record_failure(expansion, refusal, answer, is_final=is_final)
+                self._record_failure(expansion, refusal, is_final=is_final)
                 if is_final:
                     return
                 request = build_correction(request, answer.text, str(refusal))
@@ -315,15 +316,14 @@ class Collector:
         self,
         expansion: Expansion,
         error: ModelError,
-        refused: Completion | None = None,
         *,
         is_final: bool = True,
     ) -> None:
-        """Write the row of a call that failed, with what it took of an answer that was ``refused``,
-        by its model or here. One that is asked for again (not ``is_final``) is no failure yet."""
-        self.writer.add_step(fill_failed_step(self._make_blank_step(expansion), error, refused))
-        if refused is not None:
-            self._count_tokens(refused)
+        """Write the row of a call that failed or whose answer was refused. One that is asked for
+        again (not ``is_final``) is no failure yet."""
+        self.writer.add_step(fill_failed_step(self._make_blank_step(expansion), error))
+        if error.billed is not None:
+            self._count_tokens(error.billed)
         self.report.calls += 1
         if not is_final:
             self.report.refused += 1

@@ -119,9 +119,10 @@ def make_blank_step(
     )
 
 
-def fill_failed_step(blank: Step, error: ModelError, refused: Completion | None) -> Step:
-    """Return the row of a call that failed: no text, but what it took of an answer that was
-    ``refused``, if there was one."""
+def fill_failed_step(blank: Step, error: ModelError) -> Step:
+    """Return the row of a call that failed: no text, but what an answer took that cannot be used,
+    if there was one."""
+    refused = error.billed
     doubtful_tries = error.doubtful_tries + (refused.doubtful_tries if refused else 0)
     failed = replace(
         blank,

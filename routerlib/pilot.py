@@ -94,11 +94,9 @@ def select_calls(steps: pl.DataFrame, lattice: Lattice) -> pl.DataFrame:
 
 def list_step_ids(steps: pl.DataFrame, lattice: Lattice) -> dict[str, list[str]]:
     """Return the ids of a lattice's calls by problem, in its order, for ``load_problem_costs``."""
-    rows = select_calls(steps, lattice)
-    return {
-        problem: rows.filter(pl.col("problem_id") == problem)["id"].unique().to_list()
-        for problem in lattice.problem_ids
-    }
+    rows = select_calls(steps, lattice).group_by("problem_id").agg(pl.col("id").unique())
+    found = dict(rows.iter_rows())
+    return {problem: found.get(problem, []) for problem in lattice.problem_ids}
 
 
 def count_calls(steps: pl.DataFrame, lattice: Lattice) -> pd.DataFrame:

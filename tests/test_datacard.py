@@ -26,13 +26,33 @@ from routerlib import paths
 from routerlib.cli import main
 from routerlib.datacard import END, START, render_datacard
 from routerlib.records import Choice, Judgement, PromptScore
-from routerlib.store import TraceWriter, files, verify
+from routerlib.store import TraceWriter, files, query, verify
 
 
 def test_the_card_quotes_the_tracked_store() -> None:
     card = (paths.TRACES / "README.md").read_text(encoding="utf-8")
     written = card.partition(START)[2].partition(END)[0].strip()
     assert written == render_datacard(paths.TRACES), "run `routerlib datacard`"
+
+
+def test_the_card_says_which_judgements_are_missing() -> None:
+    """In the words below its tables, which nobody generates."""
+    counts = query(
+        paths.TRACES,
+        "SELECT split, count(*) FILTER (question = 'usefulness-v1') AS useful, "
+        "count(*) FILTER (question = 'right-v1') AS right, "
+        "count(DISTINCT problem_id) AS problems "
+        "FROM judgements JOIN steps ON steps.id = step_id "
+        "JOIN problems ON problems.id = problem_id "
+        "GROUP BY ALL ORDER BY split",
+    ).set_index("split")
+    missing = counts["useful"] - counts["right"]
+    assert missing.to_dict() == {"calibration": 0, "test": 3, "train": 1}
+    assert counts["problems"].to_dict() == {"calibration": 300, "test": 500, "train": 300}
+    card = " ".join((paths.TRACES / "README.md").read_text(encoding="utf-8").split())
+    assert (
+        "of the training problems the first 300. Of three drafts of test problems and one" in card
+    )
 
 
 STORES = sorted(

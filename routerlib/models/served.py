@@ -27,8 +27,8 @@ class ServedModel:
         timeout_s: longest silence of the server within one try.
         max_retries: tries after the first one.
         backoff: waits between tries.
-        max_in_flight: open connections; further requests wait for one (and ``latency_s`` holds
-            that wait).
+        max_in_flight: open connections; further requests wait for one, which is no part of
+            ``latency_s``.
         seed: of the jitter's generator.
         also_named: further names that the server may answer under, whole. ``model_name`` itself
             and its dated snapshots (``gpt-x-2025-01-01`` of ``gpt-x``) are right without them.
