@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from routerlib.calls import run_cancellable
 from routerlib.continuations import CONTINUATIONS
-from routerlib.errors import ModelError, ModelFileError, WeightsError
+from routerlib.errors import ModelError, ModelFileError, SpendingCapError, WeightsError
 from routerlib.serve import ENGINE_PREFILL, ENGINE_TAKES_SEED, serve_local
 from routerlib.weights import WEIGHTS, get_model_card, get_weights
 
@@ -249,7 +249,13 @@ def find_capabilities(
             await transport.aclose()
 
     print_report(f"{named.card.id}: asking what it can do")
-    return run_cancellable(probe())
+    try:
+        return run_cancellable(probe())
+    except SpendingCapError as full:
+        raise SpendingCapError(
+            f"{full}. {named.card.id} could not be asked all that it can do, which comes before "
+            "any step: run it again with a higher --max-usd (max_usd of the notebook)"
+        ) from full
 
 
 def check_recorded(options: argparse.Namespace, named: Sequence[NamedModel]) -> None:

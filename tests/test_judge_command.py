@@ -310,7 +310,10 @@ def test_asking_what_the_judge_can_do_is_paid_from_the_cap(
 ) -> None:
     bench.write_models(prices=PRICED)
     assert bench.judge("--max-usd", "0.0000001") == 3
-    assert "SpendingCapError: 0.0000 USD are spent" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "SpendingCapError: 0.0000 USD are spent" in said
+    assert f"{JUDGE} could not be asked all that it can do" in said
+    assert "run it again with a higher --max-usd" in said
     assert bench.server.http.bodies == []
     assert bench.judge("--max-usd", "0.0017") == 3  # enough for some of its questions
     assert 0 < bench.server.probed_usd < 0.0017
