@@ -147,6 +147,31 @@ def test_what_ended_the_text(
     assert (completion.text, completion.ended_by) == (kept, ended_by)
 
 
+def test_llamacpp_says_only_in_another_field_that_a_stop_ended_the_text() -> None:
+    """As its server answered: the reason is the end of the turn, the sequence stands beside it."""
+    reply = make_reply("one", stop_reason="end_turn", stop_sequence="\n")
+    assert read(reply, sent_stops=("\n",)).ended_by == "delimiter"
+    assert read(reply).ended_by == "eos", "of a stop that was not asked for nothing is known"
+
+
+def test_a_server_that_repeats_the_prefill(server: ScriptedServer) -> None:
+    """It is sent with the line's end, after which the model writes the next line, and taken off."""
+    begun = CONTINUE.messages[-1].content
+    server.acts = [reply_with(make_reply(f"{begun}2 + 2 = 4.", stop_sequence="\n"))]
+    model = make_model(server, repeats_prefill=True, takes_blank_stops=True)
+    completion = ask(model, CONTINUE)
+    assert server.bodies[0]["messages"][-1] == {"role": "assistant", "content": begun}
+    assert (completion.text, completion.ended_by) == ("2 + 2 = 4.", "delimiter")
+    server.acts = [reply_with(make_reply(f"{begun}1 + 1 = 2.\n2 + 2 = 4."))]
+    assert ask(make_model(server, repeats_prefill=True), CONTINUE).text == "1 + 1 = 2."
+    server.acts = [reply_with(make_reply(f"{begun}2 + 2 = 4."))]
+    assert ask(make_model(server), CONTINUE).text == "1 + 1 = 2.", "a repetition of its own"
+    blank = Request((*ASK.messages, Message("assistant", "\n")), ASK.sampling, ASK.stop)
+    assert build_message_body(blank, "m", (), keeps_blank_end=True)["messages"] == [
+        {"role": "user", "content": "What is 1 + 1?"}
+    ]
+
+
 def test_thinking_is_billed_and_left_out() -> None:
     reply = make_reply("It is 2.")
     reply["content"].insert(0, {"type": "thinking", "thinking": "hm\n", "signature": "x"})

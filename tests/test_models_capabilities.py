@@ -384,6 +384,29 @@ def test_an_anthropic_model(server: ScriptedServer, continues: bool) -> None:
     )
 
 
+def test_the_messages_protocol_of_a_llamacpp_server(server: ScriptedServer, tmp_path: Path) -> None:
+    """It repeats what was begun, and the client that is made for it takes that off."""
+
+    def play(body: dict[str, Any]) -> dict[str, Any]:
+        return make_reply(get_begun(body) + "is." if get_begun(body) else ANSWER, model="m")
+
+    found = probe(server, play, "anthropic")
+    assert found.prefill == "repeated"
+    path = tmp_path / "models.toml"
+    address = server.url.removesuffix("/v1")
+    path.write_text(f'[mine]\nprovider = "anthropic"\nmodel = "m"\nbase_url = "{address}"\n')
+    client = make_client(load_model_file(path)["mine"], found, max_in_flight=1)
+    messages = (Message("user", "Which city?"), Message("assistant", BEGUN))
+    assert ask_once(client, Request(messages, Sampling())).text == "is."
+
+
+def test_a_model_that_begins_anew_is_no_prefill(server: ScriptedServer) -> None:
+    def play(body: dict[str, Any]) -> dict[str, Any]:
+        return make_reply(BEGUN + " and on" if get_begun(body) else ANSWER, model="m")
+
+    assert probe(server, play, "anthropic").prefill == "none"
+
+
 @pytest.mark.parametrize("reasons", [True, False])
 def test_a_model_of_the_responses_api(server: ScriptedServer, reasons: bool) -> None:
     """What the API has no field for is not asked for, nor is a begun answer."""

@@ -8,6 +8,9 @@ and a last assistant message that ends in white space. The first is not sent: th
 to the end or to ``max_tokens``, the text is cut here, and every token that was written is billed.
 Of the second the white space is taken off, and off the answer where the model repeats it. Claude
 4.6 and later refuse any last message of the assistant (status 400), which is a ``ModelError``.
+
+llama.cpp, told to continue a last message, sends it whole and repeats it at the start of its text;
+and where a stop sequence ended the text it says so in ``stop_sequence`` and not in ``stop_reason``.
 """
 
 from __future__ import annotations
@@ -48,6 +51,8 @@ class AnthropicModel(ServedModel):
         takes_temperature: whether a request's temperature is sent; some reasoning models refuse it.
         takes_blank_stops: whether stop sequences of white space alone are sent: Anthropic refuses
             them, local servers do not.
+        repeats_prefill: whether the server's text begins with the prefill (llama.cpp's does). Then
+            the prefill is sent with the white space at its end.
         thinking_tokens: what the model may write in thought, on top of a request's limit.
     """
 
@@ -55,12 +60,13 @@ class AnthropicModel(ServedModel):
 
     takes_temperature: bool = True
     takes_blank_stops: bool = False
+    repeats_prefill: bool = False
     thinking_tokens: int = 0
 
     async def complete(self, request: Request) -> Completion:
         """Return the model's answer; see ``Model.complete`` for the errors."""
         sent_stops = tuple(s for s in request.stop if self.takes_blank_stops or s.strip())
-        body = build_message_body(request, self.model_name, sent_stops)
+        body = build_message_body(request, self.model_name, sent_stops, self.repeats_prefill)
         body["max_tokens"] += self.thinking_tokens
         if not self.takes_temperature:
             del body["temperature"]
@@ -70,6 +76,7 @@ class AnthropicModel(ServedModel):
                 answer.reply,
                 request,
                 sent_stops,
+                repeats_prefill=self.repeats_prefill,
                 request_id=answer.header_id,
                 latency_s=answer.latency_s,
                 retries=answer.retries,
@@ -79,10 +86,14 @@ class AnthropicModel(ServedModel):
 
 
 def build_message_body(
-    request: Request, model_name: str, stop_sequences: Sequence[str]
+    request: Request,
+    model_name: str,
+    stop_sequences: Sequence[str],
+    keeps_blank_end: bool = False,
 ) -> dict[str, Any]:
     """Return the JSON body of one request. System messages go into a field of their own, and what
-    is left of a last assistant message without the white space at its end, unless that is nothing.
+    is left of a last assistant message without the white space at its end, unless that is nothing;
+    with it where the server ``keeps_blank_end``.
 
     Raises ModelError for a request without a user's message.
     """
@@ -93,8 +104,9 @@ def build_message_body(
         if message.role != "system"
     ]
     if messages and messages[-1]["role"] == "assistant":
-        messages[-1]["content"] = messages[-1]["content"].rstrip()
-        if not messages[-1]["content"]:
+        begun = messages[-1]["content"]
+        messages[-1]["content"] = begun if keeps_blank_end else begun.rstrip()
+        if not begun.strip():
             messages.pop()
     if not messages:
         raise ModelError("a request without a user's message: the Messages protocol needs one")
@@ -116,12 +128,14 @@ def read_message(
     request: Request,
     sent_stops: Sequence[str],
     *,
+    repeats_prefill: bool = False,
     request_id: str | None,
     latency_s: float,
     retries: int,
 ) -> Completion:
     """Return the text of a decoded reply, cut at the first of the request's stop strings that was
-    not among ``sent_stops``; the tokens are all that were written. Thinking is billed and left out.
+    not among ``sent_stops``, and without the prefill where the server repeats it; the tokens are
+    all that were written. Thinking is billed and left out.
 
     Raises:
         ModelError: no content, no usage or one that cannot be right, content that is neither text
@@ -144,7 +158,7 @@ def read_message(
     def make(ended_by: EndedBy) -> Completion:
         check_counts(text, uncached + made + cached, written, tokens_seen=thought or 0)
         return Completion(
-            text=text.removeprefix(_read_blank_end(request)),
+            text=text.removeprefix(_read_repeated(request, repeats_prefill)),
             ended_by=ended_by,
             prompt_tokens=uncached + made + cached,
             completion_tokens=written,
@@ -165,7 +179,8 @@ def read_message(
                 f"a reply that ended by {stop_reason!r}, where one of {', '.join(_ENDED_BY)} was "
                 "expected"
             )
-    completion = make(_ENDED_BY[stop_reason])
+    stopped = reply.get("stop_sequence") in sent_stops
+    completion = make("delimiter" if stopped else _ENDED_BY[stop_reason])
     return cut_at_stops(completion, (stop for stop in request.stop if stop not in sent_stops))
 
 
@@ -185,9 +200,10 @@ def _read_count(value: Any) -> int:
     return value
 
 
-def _read_blank_end(request: Request) -> str:
-    """The white space that was taken off the prefill, empty where there is none."""
+def _read_repeated(request: Request, repeats_prefill: bool) -> str:
+    """What an answer may begin with and is no part of it: the prefill where the server repeats it,
+    else the white space that was taken off the prefill; empty where there is none."""
     last = request.messages[-1]
     if last.role != "assistant":
         return ""
-    return last.content[len(last.content.rstrip()) :]
+    return last.content if repeats_prefill else last.content[len(last.content.rstrip()) :]

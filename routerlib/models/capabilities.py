@@ -48,7 +48,8 @@ class Capabilities:
     """What one model behind one server can do.
 
     ``prefill`` names how it continues a last message of the assistant: ``continue_final_message``
-    (vLLM's field), ``plain`` (unasked), or ``none``. ``top_logprobs`` is the number of alternatives
+    (vLLM's field), ``plain`` (unasked), ``repeated`` (by a text that begins with what was begun, in
+    the Messages protocol of llama.cpp), or ``none``. ``top_logprobs`` is the number of alternatives
     that come with a token; ``logprobs`` is False where none come or only placeholders.
     ``blank_stop`` is a stop sequence of white space alone. ``limit_field`` is how the body names
     the most tokens to write, ``most_output_tokens`` the highest number that the server says it
@@ -328,7 +329,12 @@ class _AnthropicProbe(_Probe):
 
     async def try_prefill(self) -> str:
         found = await self.ask("prefill", {}, BEGUN)
-        return "plain" if found is not None and _continues(found.text) else "none"
+        if found is None:
+            return "none"
+        if _continues(found.text):
+            return "plain"
+        repeated = found.text.startswith(BEGUN) and _continues(found.text.removeprefix(BEGUN))
+        return "repeated" if repeated else "none"
 
     async def try_logprobs(self) -> tuple[int, bool]:
         return 0, False

@@ -37,7 +37,11 @@ def make_client(
         "thinking_tokens": entry.thinking_tokens,
     }
     if entry.sdk == "anthropic":
-        return AnthropicModel(takes_blank_stops=capabilities.blank_stop, **shared)
+        return AnthropicModel(
+            takes_blank_stops=capabilities.blank_stop,
+            repeats_prefill=capabilities.prefill == "repeated",
+            **shared,
+        )
     most_logprobs = capabilities.top_logprobs if capabilities.logprobs else 0
     if entry.api == "responses":
         return OpenAIResponsesModel(most_logprobs=most_logprobs, **shared)

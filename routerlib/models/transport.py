@@ -268,7 +268,7 @@ class Transport:
             if not key:
                 raise ModelError(
                     f"{self.model_name}: environment variable {self.api_key_env} holds no key; set "
-                    "it, or give api_key_env=None for a server that wants none"
+                    "it, or leave api_key_env out for a server of your own that wants none"
                 )
             if not (key.isascii() and key.isprintable()):
                 raise ModelError(
