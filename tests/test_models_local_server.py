@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 from scripted_server import ask_once
 
 from routerlib.errors import ServerError, WeightsError
-from routerlib.models import LocalServer, OpenAICompatibleModel
+from routerlib.models import AnthropicModel, Backoff, LocalServer, OpenAICompatibleModel
+from routerlib.models.capabilities import probe_capabilities
+from routerlib.models.transport import Sdk, Transport
 from routerlib.records import Completion, Message, Request, Sampling
 from routerlib.serve import serve_local
 from routerlib.weights import find_weights
@@ -99,6 +102,50 @@ def test_the_ends_are_told_apart(server: LocalServer) -> None:
     counting = "1 2 3 4 5"
     stopped = ask(server.base_url, counting, stop=(" ",), max_tokens=6)
     assert stopped.ended_by == "delimiter"
+
+
+@pytest.mark.live
+def test_both_protocols_write_the_same(server: LocalServer) -> None:
+    """What the Messages protocol repeats is taken off, and its stops are stops."""
+    model = AnthropicModel(
+        NAME,
+        server.base_url.removesuffix("/v1"),
+        NAME,
+        max_retries=0,
+        takes_blank_stops=True,
+        repeats_prefill=True,
+    )
+    ends = set()
+    for prefill in ("", PREFILL, "1 2 3 4 5"):
+        for tokens in (2, 40):
+            by_chat = ask(server.base_url, prefill, stop=("\n",), max_tokens=tokens)
+            messages = (*QUESTION, Message("assistant", prefill)) if prefill else QUESTION
+            request = Request(messages, Sampling(max_tokens=tokens), ("\n",))
+            found = ask_once(model, request)
+            assert (found.text, found.ended_by) == (by_chat.text, by_chat.ended_by)
+            assert found.prompt_tokens == by_chat.prompt_tokens
+            assert found.completion_tokens == by_chat.completion_tokens
+            ends.add(found.ended_by)
+    assert ends >= {"delimiter", "length"}
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(("sdk", "prefill"), [("openai", "plain"), ("anthropic", "repeated")])
+def test_the_probe_sees_what_the_server_can_do(server: LocalServer, sdk: Sdk, prefill: str) -> None:
+    url = server.base_url if sdk == "openai" else server.base_url.removesuffix("/v1")
+
+    async def check() -> None:
+        transport = Transport(sdk, NAME, url, None, 60.0, 0, Backoff(), 1, seed=0)
+        try:
+            found = await probe_capabilities(transport)
+        finally:
+            await transport.aclose()
+        assert (found.prefill, found.stop, found.blank_stop) == (prefill, True, True)
+        assert (found.top_logprobs, found.seed) == ((20, True) if sdk == "openai" else (0, False))
+        assert found.reports_cached_tokens
+        assert found.most_output_tokens is None, "llama.cpp names no limit"
+
+    asyncio.run(check())
 
 
 @pytest.mark.live
