@@ -30,16 +30,21 @@ from routerlib.model_options import (
 )
 from routerlib.plans import PLANS
 from routerlib.prompts import PROMPTS
-from routerlib.recording_command import add_problem_options, read_problems, run_recording
+from routerlib.recording_command import (
+    account_for,
+    add_problem_options,
+    read_problems,
+    run_recording,
+)
 from routerlib.serve import CONCURRENCY, ENGINES
 
 if TYPE_CHECKING:
     from routerlib.collect import CollectReport
     from routerlib.models.capabilities import Capabilities
     from routerlib.models.protocol import Model
-    from routerlib.models.spending import SpendingCap
     from routerlib.plans import CollectConfig, Estimate
     from routerlib.records import Problem
+    from routerlib.runs import RunSpending
     from routerlib.store import TraceIndex, TraceWriter
 
 ROLES = ("tiny", "small", "large")
@@ -123,12 +128,14 @@ def run_collect(options: argparse.Namespace) -> int:
         writer = opened.enter_context(TraceWriter(options.traces))
         known = load_capabilities(options.traces)
         check_recorded(options, named)
-        found = {
-            model.card.id: find_capabilities(model, known, cap)
-            for model in named
-            if model.entry is not None
-        }
-        recording = _Recording(options, problems, writer, found, cap, opened)
+        found: dict[str, Capabilities] = {}
+        spending = opened.enter_context(
+            account_for(cap, writer, options.plan, options, named=named, found=found)
+        )
+        for model in named:
+            if model.entry is not None:
+                found[model.card.id] = find_capabilities(model, known, cap)
+        recording = _Recording(options, problems, writer, found, spending, opened)
         status = 0
         for group in groups:
             status = max(status, recording.record(group))
@@ -145,12 +152,9 @@ class _Recording:
     problems: Sequence[Problem]
     writer: TraceWriter
     capabilities: Mapping[str, Capabilities]
-    cap: SpendingCap | None
+    spending: RunSpending
     opened: contextlib.ExitStack
     clients: dict[str, Model] = field(default_factory=dict)
-    told_usd: float = 0.0
-    """What the runs before were told to have cost; the first one also pays for asking the models
-    what they can do."""
 
     def record(self, named: Sequence[NamedModel]) -> int:
         """Record what some models miss, tell how it ended, and return the exit status."""
@@ -164,10 +168,7 @@ class _Recording:
         models = [self._open(model, config.concurrency) for model in named]
         known = {m.card.id: self.capabilities[m.card.id] for m in named if m.entry is not None}
         run = make_run(config, models, options.benchmark, options.split, known)
-
-        def get_spent_usd() -> float | None:
-            return self.cap.spent_usd - self.told_usd if self.cap else None
-
+        cap, told_usd = self.spending.cap, self.spending.told_usd
         with contextlib.closing(_Bar(planned.calls_expected)) as bar:
             collector = Collector(
                 models,
@@ -175,16 +176,14 @@ class _Recording:
                 self.writer,
                 config,
                 bar.show,
-                get_spent_usd=get_spent_usd,
+                get_spent_usd=self.spending.tell,
             )
-            status = run_recording(
+            return run_recording(
                 collector.collect(self.problems, run),
                 models,
                 lambda: _describe(collector.report),
-                get_spent_usd,
+                lambda: None if cap is None else cap.spent_usd - told_usd,
             )
-        self.told_usd += get_spent_usd() or 0.0
-        return status
 
     def _open(self, named: NamedModel, concurrency: int) -> Model:
         model_id = named.card.id
@@ -195,7 +194,7 @@ class _Recording:
                 concurrency,
                 self.opened,
                 capabilities=self.capabilities.get(model_id),
-                cap=self.cap,
+                cap=self.spending.cap,
             )
         return self.clients[model_id]
 

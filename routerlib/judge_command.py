@@ -29,6 +29,7 @@ from routerlib.model_options import (
 from routerlib.prompts import PROMPTS
 from routerlib.recording_command import (
     CallBar,
+    account_for,
     add_problem_options,
     describe_calls,
     read_problems,
@@ -88,7 +89,10 @@ def run_judge(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as opened:
         writer = opened.enter_context(TraceWriter(options.traces))
         known = load_capabilities(options.traces)
-        found = {}
+        found: dict[str, Capabilities] = {}
+        spending = opened.enter_context(
+            account_for(cap, writer, "judge", options, named=[named], found=found)
+        )
         if named.entry is not None:
             found[named.card.id] = find_capabilities(named, known, cap)
         config = _make_config(options, author, named, {**known, **found})
@@ -101,17 +105,13 @@ def run_judge(options: argparse.Namespace) -> int:
             cap=cap,
         )
         bar = opened.enter_context(contextlib.closing(CallBar()))
-
-        def get_spent_usd() -> float | None:
-            return None if cap is None else cap.spent_usd
-
-        judge = Judge(model, named.card, writer, config, bar.show, get_spent_usd=get_spent_usd)
+        judge = Judge(model, named.card, writer, config, bar.show, get_spent_usd=spending.tell)
         run = make_judge_run(config, named.card.id, options.benchmark, options.split, found)
         return run_recording(
             judge.judge_drafts(problems, run),
             [model],
             lambda: f"{judge.report.drafts} drafts of {describe_calls(judge.report)}",
-            get_spent_usd,
+            lambda: None if cap is None else cap.spent_usd,
         )
 
 

@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from routerlib.calls import CallReport, run_cancellable
 from routerlib.errors import MissingGeneratorError, SpendingCapError, make_printable
-from routerlib.model_options import at_least
+from routerlib.model_options import NamedModel, at_least
+from routerlib.prompts import PROMPTS
 
 if TYPE_CHECKING:
     from routerlib.collect import CollectReport
+    from routerlib.models.capabilities import Capabilities
     from routerlib.models.protocol import Model
+    from routerlib.models.spending import SpendingCap
     from routerlib.records import Problem
+    from routerlib.runs import RunSpending
+    from routerlib.store import TraceWriter
 
 
 def add_problem_options(
@@ -65,6 +72,43 @@ def read_problems(options: argparse.Namespace) -> list[Problem]:
         raise MissingGeneratorError(
             f"{error}, or ask for those that {options.traces} has: --limit {len(stored)}"
         ) from error
+
+
+@contextmanager
+def account_for(
+    cap: SpendingCap | None,
+    writer: TraceWriter,
+    plan: str,
+    options: argparse.Namespace,
+    *,
+    named: Sequence[NamedModel],
+    found: Mapping[str, Capabilities],
+) -> Iterator[RunSpending]:
+    """Yield what tells the runs' rows what they cost. Where money is left at the end that none of
+    them says, such as for asking a model that then turned out to be of no use, it is kept in a row
+    of its own, with what was ``found`` until then."""
+    from routerlib.runs import RunSpending, begin_run, end_run
+
+    started_at = datetime.now(UTC)
+    spending = RunSpending(cap)
+    try:
+        yield spending
+    finally:
+        if spending.count_untold_usd():
+            settings = {
+                "prompt_version": options.prompt,
+                "delimiter": PROMPTS[options.prompt].step_rule.delimiter,
+            }
+            run = begin_run(
+                plan,
+                settings,
+                [model.card.id for model in named],
+                options.benchmark,
+                options.split,
+                capabilities=found,
+                started_at=started_at,
+            )
+            writer.add_run(end_run(run, spending.tell()))
 
 
 def run_recording(

@@ -1,6 +1,8 @@
-"""The row of a run: what was asked for, of which models, where and with what it was recorded.
+"""The row of a run: what was asked for, of which models, where and with what it was recorded, and
+what it cost.
 
-Invariant: a run's configuration holds all that it was started with, and never a key.
+Invariants: a run's configuration holds all that it was started with, and never a key; what was paid
+stands in one row.
 """
 
 from __future__ import annotations
@@ -9,13 +11,14 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
 from routerlib import __version__
 from routerlib.models.capabilities import Capabilities
+from routerlib.models.spending import SpendingCap
 from routerlib.records import Run, compute_id
 
 
@@ -27,10 +30,11 @@ def begin_run(
     split: str,
     *,
     capabilities: Mapping[str, Capabilities] | None = None,
+    started_at: datetime | None = None,
 ) -> Run:
-    """Return the row of a run that starts now, with what its models were found to be able to do,
-    by their ids."""
-    now = datetime.now(UTC)
+    """Return the row of a run that starts now (or did at ``started_at``, in UTC), with what its
+    models were found to be able to do, by their ids."""
+    now = started_at or datetime.now(UTC)
     content = dict(settings) | {"models": list(model_ids), "benchmark": benchmark, "split": split}
     if capabilities:
         content["capabilities"] = {name: asdict(found) for name, found in capabilities.items()}
@@ -53,3 +57,23 @@ def end_run(run: Run, spent_usd: float | None) -> Run:
     """Return the row of a run that ends now; ``spent_usd`` is None where nobody knows."""
     ended_at = datetime.now(UTC).isoformat(timespec="seconds")
     return replace(run, ended_at=ended_at, spent_usd=spent_usd)
+
+
+@dataclass(slots=True)
+class RunSpending:
+    """Tells each row of a command's runs what was paid since the row before, from what its ``cap``
+    booked; the first one also paid for asking the models what they can do."""
+
+    cap: SpendingCap | None
+    told_usd: float = 0.0
+
+    def count_untold_usd(self) -> float | None:
+        """Return what no row says yet, None without a cap, where nobody knows."""
+        return None if self.cap is None else self.cap.spent_usd - self.told_usd
+
+    def tell(self) -> float | None:
+        """Return what no row says yet, for a row that is written now."""
+        untold_usd = self.count_untold_usd()
+        if self.cap is not None:
+            self.told_usd = self.cap.spent_usd
+        return untold_usd

@@ -246,7 +246,12 @@ def test_who_cannot_judge_is_refused_before_any_call(
     said = capsys.readouterr().err
     assert f"ModelError: {JUDGE} cannot judge: {reason}" in said
     assert "Use a judge that gives log-probabilities" in said
-    assert (bench.server.billed_usd, bench.load_runs(), bench.load_scores()) == (0, [], {})
+    assert (bench.server.billed_usd, bench.load_scores()) == (0, {})
+    (run,) = bench.load_runs()
+    assert run["spent_usd"] == pytest.approx(bench.server.probed_usd)
+    assert bench.judge("--max-usd", "5", *more) == 1, "what it can do is known, so nothing is paid"
+    assert len(bench.load_runs()) == 1
+    assert verify(bench.traces) == []
 
 
 def test_the_cap_keeps_what_was_answered_and_more_money_goes_on(
@@ -317,7 +322,11 @@ def test_asking_what_the_judge_can_do_is_paid_from_the_cap(
     assert bench.server.http.bodies == []
     assert bench.judge("--max-usd", "0.0017") == 3  # enough for some of its questions
     assert 0 < bench.server.probed_usd < 0.0017
-    assert (bench.server.billed_usd, bench.load_runs()) == (0, [])
+    assert bench.server.billed_usd == 0
+    (run,) = bench.load_runs()
+    assert run["spent_usd"] == pytest.approx(bench.server.probed_usd)
+    assert run["ended_at"] >= run["started_at"]
+    assert verify(bench.traces) == []
 
 
 def test_no_cap_without_prices(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
