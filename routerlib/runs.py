@@ -1,8 +1,8 @@
 """The row of a run: what was asked for, of which models, where and with what it was recorded, and
 what it cost.
 
-Invariants: a run's configuration holds all that it was started with, and never a key; what was paid
-stands in one row.
+Invariants: a run's configuration holds all that it was started with (one that came to no recording:
+its models, problems and prompt), and never a key; what was paid stands in one row.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from routerlib.models.capabilities import BEGUN, QUESTION
 from routerlib.models.scripted import build_completion
 from routerlib.models.spending import compute_worst_usd
 from routerlib.records import Message, ModelCard, Request, Sampling
-from routerlib.store import load_table, query
+from routerlib.store import load_table, query, verify
 from routerlib.store.schema import TABLES
 
 SMALL, LARGE = MODEL_IDS
@@ -264,6 +264,23 @@ def test_the_cap_stops_the_run_and_keeps_what_was_answered(
     spent = [row["spent_usd"] for row in bench.load_rows("runs")]
     prices = sum(row["prompt_tokens"] * 1.0 + row["completion_tokens"] * 10.0 for row in steps)
     assert sum(spent) >= prices / 1e6  # the shared prompts were measured, too
+
+
+def test_what_asking_cost_is_kept_where_nothing_is_recorded(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cap ends the questions to the second model: the first one is not asked again."""
+    bench.write_models(priced=(SMALL, LARGE))
+    assert bench.collect("--max-usd", "0.014") == 3
+    assert f"{LARGE} could not be asked all that it can do" in capsys.readouterr().err
+    (run,) = bench.load_rows("runs")
+    assert 0 < run["spent_usd"] <= 0.014
+    assert list(json.loads(run["configuration"])["capabilities"]) == [SMALL]
+    assert bench.load_rows("steps") == []
+    probes = bench.small.probes
+    assert bench.collect("--max-usd", "5") == 0
+    assert bench.small.probes == probes
+    assert verify(bench.traces) == []
 
 
 def test_without_money_the_next_model_is_not_begun(bench: Bench) -> None:

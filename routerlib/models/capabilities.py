@@ -333,8 +333,7 @@ class _AnthropicProbe(_Probe):
             return "none"
         if _continues(found.text):
             return "plain"
-        repeated = found.text.startswith(BEGUN) and _continues(found.text.removeprefix(BEGUN))
-        return "repeated" if repeated else "none"
+        return "repeated" if _continues(found.text.removeprefix(BEGUN)) else "none"
 
     async def try_logprobs(self) -> tuple[int, bool]:
         return 0, False
